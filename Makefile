@@ -1,0 +1,65 @@
+# The verbs of this repository. `make help` lists them; each does all the set-up that it needs.
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status doctor test test-full chaos check bench gen picture sync sync-run
+
+# uv trusts a list of authorities of its own unless told; the system's list knows a company's too.
+ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
+export UV_SYSTEM_CERTS := 1
+endif
+
+# uv from PATH or the user's cache; looked up when a verb needs it, and once.
+uv = $(eval uv := $$(shell scripts/bootstrap.sh))$(if $(uv),$(uv),$(error uv could not be installed, see above))
+run := .venv/bin/
+
+help: ## List the verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: sync-run ## Start the whole platform on this machine; Ctrl-C stops it (TRAFFIC=0: without sample transactions)
+	@$(run)fraudscale up
+
+down: sync-run ## Stop the platform, and what a crashed run left
+	@$(run)fraudscale down
+
+status: sync-run ## Tell what runs
+	@$(run)fraudscale status
+
+doctor: sync-run ## Examine this machine: versions, tools, ports, memory, disk
+	@$(run)fraudscale doctor
+
+test: sync ## Run the unit, integration and e2e tests that are not slow (under 15 minutes)
+	$(run)pytest tests/unit tests/integration tests/e2e -m "not slow"
+
+test-full: sync ## Run the slow tests
+	$(run)pytest tests/unit tests/integration tests/e2e -m slow
+
+chaos: sync ## Kill scorers and brokers for many rounds, and count every record (ROUNDS=40 SEED=…)
+	$(run)pytest tests/integration/test_chaos.py -m slow -k random -s --timeout 3600 --rounds $(or $(ROUNDS),40) $(if $(SEED),--seed $(SEED))
+
+check: sync ## Formatting, lint, types, layers, coverage of hpa, and that lock and generated files are current
+	$(run)ruff format --check
+	$(run)ruff check
+	$(run)mypy
+	$(run)lint-imports --no-cache
+	$(run)pytest tests/unit/hpa -q --cov=fraudscale.hpa --cov-branch --cov-fail-under=100 --cov-report=term:skip-covered
+	$(uv) lock --check
+	$(run)python scripts/generate.py --check
+	$(call requirements) | diff -u requirements.txt - || { echo 'requirements.txt is not current: make gen'; exit 1; }
+
+bench: sync ## Run the benchmarks; tables here, figures in benchmarks/results/
+	@code=0; for file in benchmarks/*.py; do echo "== $$file"; $(run)python $$file || code=1; done; exit $$code
+
+gen: sync ## Write the files that are generated from the code and the lock
+	$(run)python scripts/generate.py
+	$(call requirements) > requirements.txt
+
+picture: sync ## Run the platform and draw its terminal for the README (docs/images/up.svg)
+	$(run)python scripts/picture.py
+
+requirements = $(uv) export --quiet --frozen --no-default-groups --no-hashes --no-emit-project --no-header
+
+# What tests and checks need; then what running needs, which leaves the rest of an environment alone.
+sync:
+	@$(uv) sync --frozen
+sync-run:
+	@$(uv) sync --frozen --inexact --no-group dev
