@@ -1,0 +1,111 @@
+"""Bytes to records and back. The only place that knows what can be wrong with a client's bytes."""
+
+import re
+from typing import Final
+
+import msgspec
+
+from fraudscale.records import (
+    Prediction,
+    PredictionBatch,
+    ScoredTransaction,
+    Transaction,
+    TransactionBatch,
+)
+
+
+class InvalidTransaction(Exception):
+    """The bytes are not a transaction: `field` (a JSON path, "" for the whole body) and `reason` say why."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}" if field else reason)
+        self.field = field
+        self.reason = reason
+
+
+# msgspec raises DecodeError for bad JSON and its subclass ValidationError for a bad schema; bad UTF-8 and nesting
+# beyond the interpreter's recursion limit (in a field that we would ignore) raise these two instead.
+_BAD_BYTES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+_decode_one: Final = msgspec.json.Decoder(Transaction).decode
+_decode_many: Final = msgspec.json.Decoder(TransactionBatch).decode
+_encoder: Final = msgspec.json.Encoder()
+encode_prediction: Final = _encoder.encode
+"""Prediction → JSON bytes."""
+
+_PATH: Final = re.compile(r"^(?P<reason>.*) - at `\$\.?(?P<path>.*)`$", re.DOTALL)
+_MISSING: Final = re.compile(r"^Object missing required field `(?P<field>[^`]+)`$")
+
+
+def decode_transaction(body: bytes) -> Transaction:
+    """Read one transaction from JSON bytes.
+
+    Raises:
+        InvalidTransaction: malformed JSON, a missing field, a wrong type, or a value out of range.
+    """
+    try:
+        return _decode_one(body)
+    except _BAD_BYTES as error:
+        raise _explain(body, error) from error
+
+
+def decode_transactions(body: bytes) -> list[Transaction]:
+    """Read the body of a batch request: 1 to 1,000 transactions under `transactions`.
+
+    Raises:
+        InvalidTransaction: as for one; the field begins with `transactions[i]`.
+    """
+    try:
+        return _decode_many(body).transactions
+    except _BAD_BYTES as error:
+        raise _explain(body, error) from error
+
+
+def encode_transaction(transaction: Transaction) -> bytes:
+    return _encoder.encode(transaction)
+
+
+def encode_predictions(predictions: list[Prediction]) -> bytes:
+    return _encoder.encode(PredictionBatch(predictions))
+
+
+def encode_scored(transaction: Transaction, prediction: Prediction, event_time: str) -> bytes:
+    """Join a transaction and its prediction into the value of a `<topic>.scored` record."""
+    return _encoder.encode(
+        ScoredTransaction(
+            transaction.transaction_id,
+            transaction.amount,
+            transaction.merchant_category,
+            transaction.hour,
+            transaction.day_of_week,
+            transaction.user_age,
+            transaction.account_balance,
+            prediction.is_fraud,
+            prediction.fraud_probability,
+            prediction.confidence,
+            prediction.model_version,
+            prediction.prediction_time,
+            prediction.processing_time_ms,
+            prediction.replica_id,
+            event_time,
+        )
+    )
+
+
+def _explain(body: bytes, error: Exception) -> InvalidTransaction:
+    if not body:
+        return InvalidTransaction("", "The body is empty")
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidTransaction("", f"The body is not UTF-8: {error.reason} at byte {error.start}")
+    if isinstance(error, RecursionError):
+        return InvalidTransaction("", "The body is nested too deeply")
+    if not isinstance(error, msgspec.ValidationError):
+        return InvalidTransaction("", f"The body is not valid JSON: {error}")
+    reason, field = str(error), ""
+    if match := _PATH.match(reason):
+        reason, field = match["reason"], match["path"]
+    if match := _MISSING.match(reason):
+        # msgspec's path for a missing field is that of the object around it
+        field = f"{field}.{match['field']}" if field else match["field"]
+        reason = "The field is required"
+    return InvalidTransaction(field, reason)
