@@ -1,0 +1,20 @@
+"""Fixtures that tests of every kind share."""
+
+from collections.abc import Callable
+
+import pytest
+
+import artifacts
+from fraudscale.config import LocalSettings
+from fraudscale.local.fetch import load_libgomp
+
+
+def pytest_configure():
+    # Before test modules are imported: some of them import LightGBM.
+    load_libgomp(LocalSettings.read(), print)
+
+
+@pytest.fixture(scope="session")
+def make_artifact() -> Callable[..., str]:
+    """`make_artifact(folder, bias=…, threshold=…) -> digest`: writes a tiny valid artifact."""
+    return artifacts.make_artifact
