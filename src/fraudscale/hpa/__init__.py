@@ -1,0 +1,59 @@
+"""The HorizontalPodAutoscaler of Kubernetes 1.36 without a cluster: `sync(hpa, memory, observed, now)` → a decision.
+
+Pure: no clock, no files, no processes. The controller's sources are pkg/controller/podautoscaler/horizontal.go and
+replica_calculator.go; its own tests are among ours. A stage a module, in the order of a sync:
+
+    manifest    autoscaling/v2 text → spec's records, or ManifestError
+    pods        pod classes, requests, usage
+    replicas    each metric → a number of replicas; the largest wins
+    stabilise   recommendations of the windows must agree
+    limit       rate policies with both histories, minReplicas, maxReplicas
+    status      conditions, events, messages
+    sync        all of it, once
+"""
+
+from fraudscale.hpa.manifest import ManifestError, read_manifest
+from fraudscale.hpa.pods import Container, Observed, Pods
+from fraudscale.hpa.quantity import milli
+from fraudscale.hpa.replicas import Proposal
+from fraudscale.hpa.spec import (
+    KUBERNETES,
+    MEBIBYTE_MILLI,
+    Behavior,
+    Controller,
+    Hpa,
+    Metric,
+    Policy,
+    Reference,
+    Rules,
+    Target,
+)
+from fraudscale.hpa.status import Condition, Event, Stage
+from fraudscale.hpa.sync import Decision, Memory, scale_unavailable, sync
+
+__all__ = [
+    "KUBERNETES",
+    "MEBIBYTE_MILLI",
+    "Behavior",
+    "Condition",
+    "Container",
+    "Controller",
+    "Decision",
+    "Event",
+    "Hpa",
+    "ManifestError",
+    "Memory",
+    "Metric",
+    "Observed",
+    "Pods",
+    "Policy",
+    "Proposal",
+    "Reference",
+    "Rules",
+    "Stage",
+    "Target",
+    "milli",
+    "read_manifest",
+    "scale_unavailable",
+    "sync",
+]

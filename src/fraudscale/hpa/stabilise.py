@@ -1,0 +1,57 @@
+"""Stabilisation: a move waits until every recommendation of its window agrees."""
+
+from fraudscale.hpa.status import Stage
+
+Recommendations = list[tuple[int, float]]
+"""(replicas, when), in no order of time: obsolete places are used again."""
+
+
+def stabilise(
+    want: int, current: int, log: Recommendations, *, up_window: float, down_window: float, now: float
+) -> Stage:
+    """Stabilise with `spec.behavior`: go no further than all recommendations of both windows allow.
+
+    A recommendation that is exactly one window old is out. The reason is `ReadyForNewScale` if nothing was held back.
+
+    Args:
+        want: replicas that the metrics ask for.
+        current: replicas that the scale's spec asks for now.
+        log: earlier recommendations.
+        up_window: seconds in which all must want more before there are more.
+        down_window: seconds in which all must want fewer before there are fewer.
+        now: seconds, on the clock of the log.
+    """
+    after_up, after_down = now - up_window, now - down_window
+    low = high = want
+    for value, at in log:
+        if value < low and at > after_up:
+            low = value
+        if value > high and at > after_down:
+            high = value
+    stable = min(max(current, low), high)
+    if stable == want:
+        return Stage(stable, "ReadyForNewScale")
+    return Stage(stable, "ScaleUpStabilized" if want >= current else "ScaleDownStabilized")
+
+
+def stabilise_plain(want: int, log: Recommendations, *, window: float, now: float) -> Stage:
+    """Stabilise without `spec.behavior`: the highest of the window, in which an edge counts as inside.
+
+    Nothing holds it at the current number: an old high recommendation undoes a manual step down.
+    """
+    since = now - window
+    stable = want
+    for value, at in log:
+        if value > stable and at >= since:
+            stable = value
+    return Stage(stable, "ReadyForNewScale" if stable == want else "ScaleDownStabilized")
+
+
+def remember(log: Recommendations, want: int, *, window: float, now: float) -> None:
+    """Note a recommendation, in the place of the last one older than the longest window if there is one."""
+    oldest = now - window
+    for index in range(len(log) - 1, -1, -1):
+        if log[index][1] < oldest:
+            log[index] = (want, now)
+            return
+    log.append((want, now))
