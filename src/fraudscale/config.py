@@ -1,0 +1,208 @@
+"""Settings: frozen, one class a topic, read once at the edge of a process and passed by constructor.
+
+Sources, the later overriding the earlier: `.env` (in Git: defaults, no secret), `.env.local` (ignored by Git), the
+environment. Names in the environment are the field names in capitals.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class SettingsError(Exception):
+    """A setting has a value that it may not have; the message names it and says what it may be."""
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")) or len(value.split("://", 1)[1]) == 0:
+        raise ValueError("must be an address such as http://127.0.0.1:5000")
+    return value.rstrip("/")
+
+
+def _model_uri(value: str) -> str:
+    name, at, alias = value.removeprefix("models:/").partition("@")
+    if not value.startswith("models:/") or not at or not name or not alias or "/" in name:
+        raise ValueError("must be models:/NAME@ALIAS, such as models:/fraud-detector@champion")
+    return value
+
+
+def _servers(value: str) -> str:
+    for server in value.split(","):
+        host, colon, port = server.strip().rpartition(":")
+        if not host or not colon or not port.isdigit():
+            raise ValueError("must be HOST:PORT[,HOST:PORT …], such as 127.0.0.1:9092")
+    return value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """What all topics share."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        env_file=(".env", ".env.local"),
+        extra="ignore",
+        protected_namespaces=(),
+        env_ignore_empty=True,
+        use_attribute_docstrings=True,
+    )
+
+    @classmethod
+    def read(cls, **overrides: object) -> Self:
+        """Read the settings; `overrides` win over every source.
+
+        Raises:
+            SettingsError: a value is not allowed.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError("; ".join(_explain(cls, e) for e in error.errors())) from error
+
+
+def _explain(cls: type[BaseSettings], error: ErrorDetails) -> str:
+    name = str(error["loc"][0]).upper() if error["loc"] else cls.__name__
+    message = str(error["msg"]).removeprefix("Value error, ")
+    shown = "…" if name.endswith(("PASSWORD", "TOKEN")) else repr(error["input"])
+    return f"{name}={shown}: {message}"
+
+
+class ReplicaSettings(Settings):
+    """One replica: who it is, and how it stops."""
+
+    replica_id: str = Field("local", min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")
+    """Name in answers, logs and the Kafka producer's transactional id: a slot on one machine, the pod in a cluster."""
+    cpu_request_millicores: int = Field(100, ge=1)
+    """CPU request of the container, thousandths of a core: `ml_model_cpu_usage` is a percentage of it."""
+    drain_seconds: float = Field(0, ge=0, le=300)
+    """How long a stopping replica says "not ready" and still answers, so that balancers see it go; 0: not at all."""
+    stop_timeout_seconds: float = Field(8, gt=0, le=600)
+    """Limit for finishing what is in flight once stopping; what remains is cut off, and logged."""
+
+
+class HttpSettings(Settings):
+    """The HTTP door."""
+
+    http_host: str = "127.0.0.1"
+    """Address to listen on; a container sets 0.0.0.0."""
+    http_port: Port = 8101
+    """Port to listen on."""
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    """A longer request body gets 413."""
+    body_timeout_seconds: float = Field(10, gt=0, le=300)
+    """A body that takes longer to arrive gets 408."""
+    max_in_flight: int = Field(256, ge=1, le=100_000)
+    """Transactions that may wait for the model at once; one more request gets 503 and `Retry-After`."""
+
+
+class MetricsSettings(Settings):
+    """Where a process without an HTTP API shows its metrics."""
+
+    metrics_host: str = "127.0.0.1"
+    """Address to listen on; a container sets 0.0.0.0."""
+    metrics_port: Port = 8201
+    """Port of `/metrics`, `/livez` and `/readyz`."""
+
+
+class ModelSettings(Settings):
+    """Where the model comes from, and where copies of it live."""
+
+    mlflow_tracking_uri: HttpUrl = "http://127.0.0.1:5000"
+    """Address of the MLflow server; set, `make up` uses it instead of starting one."""
+    mlflow_model_uri: Annotated[str, AfterValidator(_model_uri)] = "models:/fraud-detector@champion"
+    """Which model to serve: a registered name and the alias to follow."""
+    mlflow_tracking_username: str | None = None
+    """For a registry that asks who calls; with a password."""
+    mlflow_tracking_password: SecretStr | None = None
+    """Goes with the name."""
+    mlflow_tracking_token: SecretStr | None = None
+    """Instead of name and password."""
+    model_cache_dir: Path = Path(".fraudscale/models")
+    """Verified copies, named by content; a replica starts from them when MLflow is down."""
+    model_poll_seconds: float = Field(3, ge=0.1, le=3600)
+    """How often the registry is asked whether the alias points elsewhere."""
+    model_copies: int = Field(4, ge=2, le=100)
+    """Copies kept on disk; the oldest unused are removed."""
+
+    @property
+    def model_name(self) -> str:
+        return self.mlflow_model_uri.removeprefix("models:/").partition("@")[0]
+
+    @property
+    def model_alias(self) -> str:
+        return self.mlflow_model_uri.rpartition("@")[2]
+
+
+class KafkaSettings(Settings):
+    """The Kafka door."""
+
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(_servers)] = "127.0.0.1:9092"
+    """Brokers; set, `make up` uses them instead of starting one."""
+    kafka_topic: str = Field("transactions", pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    """Input topic; its name begins those of the others: `.scored`, `.dead-letter`, `.labels`, `.http-scored`."""
+    kafka_group: str = Field("fraudscale", pattern=r"^[A-Za-z0-9._-]{1,200}$")
+    """Consumer group that all scorers share."""
+    kafka_partitions: int = Field(12, ge=1, le=1000)
+    """Partitions of topics that we create: at least twice the most replicas, or some would idle."""
+    kafka_batch_records: int = Field(10_000, ge=1, le=50_000)
+    """Most records in one batch, reached when behind; calm, a batch is what came while the one before was committed."""
+    kafka_lag_seconds: float = Field(2, ge=0.1, le=300)
+    """How often the broker is asked for lag and queue length."""
+
+    @property
+    def scored_topic(self) -> str:
+        return f"{self.kafka_topic}.scored"
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return f"{self.kafka_topic}.dead-letter"
+
+    @property
+    def labels_topic(self) -> str:
+        return f"{self.kafka_topic}.labels"
+
+
+class LogSettings(Settings):
+    """Logs: JSON lines on stdout, pretty on a terminal."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lowest level that is written."""
+    log_format: Literal["auto", "json", "console"] = "auto"
+    """`auto`: console on a terminal, JSON elsewhere."""
+    log_predictions_sample: float = Field(1.0, ge=0, le=1)
+    """Share of predictions logged as `prediction_made`."""
+
+
+class LocalSettings(Settings):
+    """The platform on one machine."""
+
+    fraudscale_home: Path = Path(".fraudscale")
+    """Where running things keep their data, logs and state."""
+    fraudscale_port_base: Annotated[int, Field(ge=1024, le=32000)] | None = None
+    """Moves the whole table of ports to one block that begins here."""
+    fraudscale_cache: Path = Path("~/.cache/fraudscale")
+    """Downloads, shared by clones."""
+    maven_repository: HttpUrl = "https://repo.maven.apache.org/maven2"
+    """Where Kafka's jars come from; a mirror will do, every file is checked by its sha256."""
+    traffic: bool = True
+    """Let sample transactions flow: 20/s over HTTP, 50/s over Kafka."""
+    prometheus_endpoint: HttpUrl | None = None
+    """A Prometheus of yours to use instead of starting one."""
+
+
+TOPICS: tuple[type[Settings], ...] = (
+    ReplicaSettings,
+    HttpSettings,
+    MetricsSettings,
+    ModelSettings,
+    KafkaSettings,
+    LogSettings,
+    LocalSettings,
+)
+"""All settings, for the reference page, `.env` and their tests."""

@@ -1,0 +1,80 @@
+import pytest
+
+from fraudscale.config import (
+    TOPICS,
+    HttpSettings,
+    KafkaSettings,
+    LocalSettings,
+    LogSettings,
+    ModelSettings,
+    ReplicaSettings,
+    SettingsError,
+)
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for topic in TOPICS:
+        for name in topic.model_fields:
+            monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_defaults_work_on_one_machine():
+    for topic in TOPICS:
+        topic.read()
+    assert KafkaSettings.read().kafka_bootstrap_servers == "127.0.0.1:9092"
+
+
+def test_env_local_overrides_env_and_the_environment_both(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("KAFKA_TOPIC=a\nKAFKA_GROUP=a\nKAFKA_PARTITIONS=24\n")
+    (tmp_path / ".env.local").write_text("KAFKA_TOPIC=b\nKAFKA_GROUP=b\n")
+    monkeypatch.setenv("KAFKA_TOPIC", "c")
+    settings = KafkaSettings.read()
+    assert (settings.kafka_topic, settings.kafka_group, settings.kafka_partitions) == ("c", "b", 24)
+
+
+@pytest.mark.parametrize(
+    ("topic", "name", "value", "remedy"),
+    [
+        (ModelSettings, "MLFLOW_TRACKING_URI", "localhost:5000", "http://"),
+        (ModelSettings, "MLFLOW_MODEL_URI", "models:/fraud-detector/3", "models:/NAME@ALIAS"),
+        (ModelSettings, "MODEL_POLL_SECONDS", "0", "greater than or equal to 0.1"),
+        (KafkaSettings, "KAFKA_BOOTSTRAP_SERVERS", "broker", "HOST:PORT"),
+        (KafkaSettings, "KAFKA_TOPIC", "no spaces", "pattern"),
+        (HttpSettings, "HTTP_PORT", "70000", "65535"),
+        (HttpSettings, "MAX_BODY_BYTES", "1MB", "integer"),
+        (LogSettings, "LOG_PREDICTIONS_SAMPLE", "2", "less than or equal to 1"),
+        (LogSettings, "LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        (LocalSettings, "FRAUDSCALE_PORT_BASE", "80", "1024"),
+        (ReplicaSettings, "REPLICA_ID", "a b", "pattern"),
+        (ReplicaSettings, "DRAIN_SECONDS", "soon", "number"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_it_may_be(monkeypatch, topic, name, value, remedy):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        topic.read()
+    assert str(caught.value).startswith(f"{name}={value!r}: ")
+    assert remedy in str(caught.value)
+
+
+def test_settings_can_not_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        HttpSettings.read().http_port = 1
+
+
+def test_an_empty_value_is_the_default(monkeypatch):
+    monkeypatch.setenv("KAFKA_TOPIC", "")
+    assert KafkaSettings.read().kafka_topic == "transactions"
+
+
+def test_the_model_uri_is_a_name_and_an_alias():
+    settings = ModelSettings.read(mlflow_model_uri="models:/cards@challenger")
+    assert (settings.model_name, settings.model_alias) == ("cards", "challenger")
+
+
+def test_topics_are_named_after_the_input():
+    settings = KafkaSettings.read(kafka_topic="cards")
+    assert settings.scored_topic == "cards.scored"
+    assert settings.dead_letter_topic == "cards.dead-letter"
