@@ -1,0 +1,101 @@
+"""The one scorer behind both doors: transactions in, predictions out, all of it timed, counted and logged."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import perf_counter
+
+from fraudscale.logs import PredictionLog
+from fraudscale.metrics import ModelMetrics
+from fraudscale.model import Model
+from fraudscale.records import Prediction, Transaction
+
+
+class NoModel(Exception):
+    """No model was ever loaded; there is nothing to score with."""
+
+
+class PredictionFailed(Exception):
+    """The model raised while scoring valid transactions."""
+
+
+@dataclass(frozen=True)
+class Lineup:
+    """Who scores, as one immutable value: swapping models is one assignment. A challenger and its share join here."""
+
+    champion: Model
+    loaded_at: datetime
+
+
+class Scorer:
+    """Routes transactions to the model of the current lineup.
+
+    Calls of `score` must not overlap (one event loop, or one thread); `install` may come from another thread.
+    """
+
+    def __init__(self, metrics: ModelMetrics, log: PredictionLog, replica_id: str) -> None:
+        self.lineup: Lineup | None = None
+        self._metrics = metrics
+        self._log = log
+        self._replica_id = replica_id
+        self._duration = metrics.duration.labels()
+        self._probability = metrics.probability.labels()
+        self._confidence = metrics.confidence.labels()
+
+    def install(self, model: Model) -> None:
+        """Let this model score from the next pass on; passes that run keep the one they began with."""
+        for result in ("fraud", "legitimate"):
+            self._metrics.predictions.labels(model.version, result)
+        self.lineup = Lineup(model, datetime.now(UTC))
+        self._metrics.info.labels(model.version, model.alias).value = 1
+        self._metrics.info.retain([(model.version, model.alias)])
+
+    def score(
+        self, transactions: Sequence[Transaction], started: Sequence[float], *, final: bool = True
+    ) -> list[Prediction]:
+        """Score transactions in one pass of the model.
+
+        Args:
+            transactions: at least one.
+            started: for each, the `perf_counter()` of its call's start; `processing_time_ms` counts from there.
+            final: whether what fails now gets no score, and is counted as that; else it is tried again.
+
+        Raises:
+            NoModel: no model was ever loaded.
+            PredictionFailed: the model raised.
+        """
+        lineup, metrics = self.lineup, self._metrics
+        if lineup is None:
+            metrics.failed.labels().value += len(transactions)
+            raise NoModel("no model was loaded yet")
+        model = lineup.champion
+        begin = perf_counter()
+        try:
+            probabilities = model.probabilities(transactions)
+        except Exception as error:  # whatever an engine raises, the door must answer
+            metrics.errors.labels("prediction").value += 1
+            metrics.failed.labels().value += len(transactions) if final else 0
+            raise PredictionFailed(f"model {model.version} failed: {error}") from error
+        end = perf_counter()
+        now = datetime.now(UTC)
+        time = now.isoformat().replace("+00:00", "Z")
+        version, threshold, replica = model.version, model.threshold, self._replica_id
+        confidences = [p if p >= 0.5 else 1 - p for p in probabilities]
+        predictions = [
+            Prediction(
+                t.transaction_id, p >= threshold, p, confidence, version, time, (end - start) * 1e3, replica
+            )
+            for t, p, confidence, start in zip(transactions, probabilities, confidences, started, strict=True)
+        ]
+        frauds = sum(map(threshold.__le__, probabilities))
+        self._probability.observe_all(probabilities)
+        self._confidence.observe_all(confidences)
+        self._duration.observe(end - begin, len(predictions))
+        if frauds:
+            metrics.predictions.labels(version, "fraud").value += frauds
+        if frauds < len(predictions):
+            metrics.predictions.labels(version, "legitimate").value += len(predictions) - frauds
+        if unknown := sum(not model.featurizer.knows(t.merchant_category) for t in transactions):
+            metrics.unknown_categories.labels().value += unknown
+        self._log.write(predictions, now)
+        return predictions
