@@ -1,0 +1,1 @@
+"""From transactions with labels to a registered model."""

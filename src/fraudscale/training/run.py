@@ -1,0 +1,164 @@
+"""The whole way from data to a registered model: what `fraudscale train` and the first `make up` call.
+
+LightGBM, scikit-learn and matplotlib take seconds to import; they are imported by `make`, so that asking whether there is
+a champion, as every `make up` does, stays quick.
+"""
+
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from fraudscale import registry
+from fraudscale.config import ModelSettings
+from fraudscale.model import Manifest, Parity
+from fraudscale.training.data import Progress, generate, read_file
+
+ROWS = 200_000
+"""Generated transactions of a first training: about 650 frauds to learn from, a few seconds of work."""
+EXAMPLE_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to train on, and how."""
+
+    data: Path | None = None
+    """CSV or Parquet of one's own; None: generate."""
+    seed: int = 1
+    rows: int = ROWS
+    """Of generated data."""
+    ablation: bool = False
+    """Also train without each group of features: a minute more."""
+    threads: int = 1
+    """Of LightGBM; 0: all cores, for data of millions of rows. The model is the same for any number.
+
+    One is the default because OpenMP's threads spin while they wait: beside a platform that is just starting, two take
+    ten times as long as one."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A trained model on disk that has passed the gate of serving; `artifact` and `report` are folders."""
+
+    artifact: Path
+    report: Path
+    manifest: Manifest
+    digest: str
+    parity: Parity
+    candidate: registry.Candidate
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A registered model."""
+
+    version: str
+    alias: str | None
+    """The alias that points to it now, None if it was only registered."""
+    digest: str
+    metrics: dict[str, float]
+    threshold: float
+
+
+def make(folder: Path, order: Order, *, now: datetime, progress: Progress) -> Made:
+    """Train a model and write it to `folder`/artifact and `folder`/report; no registry is asked.
+
+    Args:
+        folder: created if need be.
+        order: what to train on.
+        now: the present, UTC: generated data ends before it.
+        progress: told about steps and their shares.
+
+    Raises:
+        DataError: the data can't be trained on.
+        ModelRejected: the exported model is not equal to the trained one.
+    """
+    from fraudscale.training import artifact, report  # noqa: PLC0415 - see the module's docstring
+    from fraudscale.training.evaluate import evaluate  # noqa: PLC0415
+    from fraudscale.training.export import golden_rows  # noqa: PLC0415
+    from fraudscale.training.train import choose_threshold, fit, predict, prepare  # noqa: PLC0415
+
+    source = read_file(order.data) if order.data else generate(order.seed, order.rows, now, progress)
+    data = prepare(source, progress)
+    booster = fit(data, seed=order.seed, threads=order.threads, progress=progress)
+    golden = golden_rows(booster, data.validation.rows, order.seed)
+    validation = predict(booster, data.validation.rows)
+    threshold = choose_threshold(validation, data.validation, predict(booster, golden))
+    scores = predict(booster, data.test.rows)
+    metrics = evaluate(scores, data.test, threshold)
+    ablations = report.ablate(data, threads=order.threads, progress=progress) if order.ablation else None
+    progress("write", 0.0)
+    manifest = artifact.write(
+        folder / "artifact",
+        booster,
+        data=data,
+        golden=golden,
+        threshold=threshold,
+        metrics=metrics,
+        source=source,
+        seed=order.seed,
+        now=now,
+    )
+    report.write(
+        folder / "report", scores, data.test, threshold=threshold, metrics=metrics, ablations=ablations
+    )
+    model = artifact.verify(folder / "artifact")
+    progress("write", 1.0)
+    candidate = registry.Candidate(
+        artifact=folder / "artifact",
+        report=folder / "report",
+        metrics=metrics | {"threshold": threshold},
+        params={name: str(value) for name, value in manifest.training.items()},
+        feature_names=manifest.features,
+        example=data.test.rows[:EXAMPLE_ROWS],
+    )
+    return Made(folder / "artifact", folder / "report", manifest, model.digest, model.parity, candidate)
+
+
+def train(
+    settings: ModelSettings, order: Order, *, now: datetime, progress: Progress, promote: bool = False
+) -> TrainResult:
+    """Train a model and register it; it becomes the champion if there is none, or on request.
+
+    Raises:
+        DataError: the data can't be trained on.
+        ModelRejected: the exported model is not equal to the trained one.
+        RegistryUnavailable: nothing was registered, or not all of it.
+    """
+    with tempfile.TemporaryDirectory(prefix="fraudscale-train-") as folder:
+        made = make(Path(folder), order, now=now, progress=progress)
+        progress("register", 0.0)
+        version = registry.register(settings, made.candidate)
+        alias = settings.model_alias if promote or champion(settings) is None else None
+        if alias is not None:
+            registry.set_alias(settings, version, alias)
+        progress("register", 1.0)
+    return TrainResult(version, alias, made.digest, made.manifest.metrics, made.manifest.threshold)
+
+
+def train_if_missing(
+    settings: ModelSettings, order: Order, *, now: datetime, progress: Progress
+) -> TrainResult | None:
+    """Train, register and promote a first model, or do nothing and return None where there is a champion.
+
+    Raises:
+        DataError: the data can't be trained on.
+        ModelRejected: the exported model is not equal to the trained one.
+        RegistryUnavailable: whether there is a champion is unknown, or nothing was registered.
+    """
+    if champion(settings) is not None:
+        return None
+    return train(settings, order, now=now, progress=progress)
+
+
+def champion(settings: ModelSettings) -> str | None:
+    """Ask for the version that the alias points to; None if there is none yet.
+
+    Raises:
+        RegistryUnavailable: it is down, slow, or refuses us.
+    """
+    try:
+        return registry.aliases(settings).get(settings.model_alias)
+    except registry.ModelUnknown:
+        return None

@@ -1,0 +1,187 @@
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fraudscale.records import CATEGORIES, Transaction
+from fraudscale.training.data import (
+    MAX_CATEGORIES,
+    DataError,
+    Dataset,
+    categories_of,
+    generate,
+    read_file,
+    split,
+)
+
+DAY = 86_400.0
+
+
+def frame(rows=2000, **columns):
+    values = {
+        "transaction_id": [f"t{i}" for i in range(rows)],
+        "amount": [10.5] * rows,
+        "merchant_category": ["grocery"] * rows,
+        "hour": [i % 24 for i in range(rows)],
+        "day_of_week": [i % 7 for i in range(rows)],
+        "user_age": [40] * rows,
+        "account_balance": [-3.0] * rows,
+        "is_fraud": [i % 10 == 0 for i in range(rows)],
+    }
+    return pl.DataFrame(values | columns)
+
+
+def with_value(column, value, row=6):
+    values = [str(v) for v in frame()[column]]
+    values[row] = value
+    return frame(**{column: values})
+
+
+def test_the_same_seed_gives_the_same_rows_on_any_day():
+    on = [generate(1, 3000, datetime(2026, 11, day, tzinfo=UTC), lambda *_: None) for day in (1, 24)]
+    facts = [[(t.amount, t.hour, t.day_of_week, t.account_balance) for t in data.transactions] for data in on]
+    assert facts[0] == facts[1]
+    assert on[0].period != on[1].period
+
+
+def test_generated_data_ends_before_now():
+    now = datetime(2026, 11, 24, tzinfo=UTC)
+    data = generate(1, 3000, now, lambda *_: None)
+    assert data.at.max() < data.as_of <= now.timestamp()
+
+
+def test_parts_follow_each_other_in_time(generated):
+    parts = split(generated)
+    ends = [(generated.at[p][0], generated.at[p][-1]) for p in parts.all.values()]
+    assert [time for pair in ends for time in pair] == sorted(time for pair in ends for time in pair)
+
+
+def test_what_is_learned_from_was_known_when_the_test_begins(generated):
+    parts = split(generated)
+    begin = generated.at[parts.test][0]
+    for part in (parts.train, parts.calibration, parts.validation):
+        assert (generated.labelled_at[part] <= begin).all()
+
+
+def test_recent_weeks_teach_nothing_though_some_of_their_fraud_is_known(generated):
+    parts = split(generated)
+    assert generated.as_of - generated.at[parts.test].max() >= 28 * DAY
+    late = generated.at > generated.as_of - 28 * DAY
+    assert (generated.is_fraud & late & (generated.labelled_at <= generated.as_of)).any()
+
+
+def test_a_part_with_too_few_frauds_is_refused_by_name():
+    transactions = [Transaction(str(i), 1.0, "grocery", 0, 0, 40, 1.0) for i in range(5000)]
+    at = np.arange(5000.0)
+    data = Dataset(transactions, (at % 2 == 0) & (at < 3000), at, at, 5000.0, "mine.csv", "")
+    with pytest.raises(DataError, match=r"mine\.csv: the validation part .* 0 frauds"):
+        split(data)
+
+
+def test_a_model_knows_our_categories_and_then_the_most_frequent_others():
+    names = ["pets"] * 3 + ["books"] * 2 + ["grocery"] + [f"rare-{i}" for i in range(100)]
+    known = categories_of(Transaction("1", 1.0, name, 0, 0, 40, 1.0) for name in names)
+    assert known[: len(CATEGORIES) + 2] == (*CATEGORIES, "pets", "books")
+    assert len(known) == MAX_CATEGORIES
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_is_read_in_its_own_order_where_it_has_no_timestamps(tmp_path, kind):
+    path = tmp_path / f"mine.{kind}"
+    getattr(frame(), f"write_{kind}")(path)
+    data = read_file(path)
+    assert data.transactions[25] == Transaction("t25", 10.5, "grocery", 1, 4, 40, -3.0)
+    assert data.is_fraud.sum() == 200
+    assert (data.origin, data.period) == (path.name, "rows 1 – 2000 in the order of the file")
+
+
+@pytest.mark.parametrize("zone", ["Z", "", "+00:00"])
+def test_timestamps_order_the_rows_of_a_file(tmp_path, zone):
+    times = [
+        f"{datetime(2026, 3, 1, tzinfo=UTC) + timedelta(minutes=-i):%Y-%m-%dT%H:%M:%S}{zone}"
+        for i in range(2000)
+    ]
+    frame(at=times).write_csv(path := tmp_path / "mine.csv")
+    data = read_file(path)
+    assert data.transactions[0].transaction_id == "t1999"
+    assert data.at[-1] == datetime(2026, 3, 1, tzinfo=UTC).timestamp()
+    assert data.period == "2026-02-27 – 2026-03-01"
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Berlin"])
+def test_timestamps_of_parquet_keep_their_zone(tmp_path, zone):
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    at = pl.Series([start + timedelta(minutes=i) for i in range(2000)]).dt.replace_time_zone(zone)
+    frame(at=at).write_parquet(path := tmp_path / "mine.parquet")
+    shift = 3600 if zone == "Europe/Berlin" else 0
+    assert read_file(path).at[0] == start.timestamp() - shift
+
+
+BAD_VALUES = [
+    ("amount", "-1", "a finite number, at least 0"),
+    ("amount", "inf", "a finite number"),
+    ("amount", "NaN", "a finite number"),
+    ("amount", "12,5", "a finite number"),
+    ("account_balance", "-inf", "a finite number"),
+    ("merchant_category", "", "a name of 1 to 128 characters"),
+    ("hour", "24", "an integer from 0 to 23"),
+    ("hour", "2.5", "an integer from 0 to 23"),
+    ("day_of_week", "7", "an integer from 0"),
+    ("user_age", "131", "an integer from 0 to 130"),
+    ("is_fraud", "maybe", "0, 1, true or false"),
+    ("is_fraud", "2", "0, 1, true or false"),
+    ("transaction_id", "x" * 129, "1 to 128 characters"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "wanted"), BAD_VALUES)
+def test_a_bad_value_is_named_with_its_row_and_column(tmp_path, column, value, wanted):
+    with_value(column, value).write_csv(path := tmp_path / "mine.csv")
+    with pytest.raises(DataError) as caught:
+        read_file(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: row 7, column {column}: ")
+    assert wanted in message
+    assert "\n" not in message
+
+
+def test_a_bad_timestamp_is_named_with_its_row(tmp_path):
+    frame(at=["2026-03-01T00:00:00Z"] * 1999 + ["yesterday"]).write_csv(path := tmp_path / "mine.csv")
+    with pytest.raises(DataError, match="row 2000, column at: 'yesterday', wanted an instant such as"):
+        read_file(path)
+
+
+def test_integers_that_parquet_holds_as_floats_are_read_and_fractions_refused(tmp_path):
+    path = tmp_path / "mine.parquet"
+    frame(hour=[5.0] * 2000).write_parquet(path)
+    assert read_file(path).transactions[0].hour == 5
+    frame(hour=[5.0] * 3 + [5.5] + [5.0] * 1996).write_parquet(path)
+    with pytest.raises(DataError, match=r"row 4, column hour: 5\.5, wanted an integer"):
+        read_file(path)
+
+
+BAD_FILES = {
+    "missing.csv": (None, "can't be read"),
+    "mine.xlsx": (b"", r"must end in \.csv or \.parquet"),
+    "empty.csv": (b"", "can't be read"),
+    "torn.parquet": (b"PAR1 and no more", "can't be read"),
+    "latin.csv": ("größe,amount\n".encode("latin-1"), "can't be read|missing column"),
+    "other.csv": (b"amount,hour\n1,2\n", "missing column transaction_id, merchant_category"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_is_no_table_of_transactions_is_refused_in_one_line(tmp_path, name):
+    content, message = BAD_FILES[name]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_file(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_short_file_is_refused(tmp_path):
+    frame(rows=50).write_csv(path := tmp_path / "mine.csv")
+    with pytest.raises(DataError, match="50 rows; at least 2000"):
+        read_file(path)
