@@ -1,0 +1,183 @@
+"""FastAPI: every route but the fast `/predict`, the documentation, and that route's slow twin."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.openapi.utils import get_openapi
+from prometheus_client import CollectorRegistry
+from starlette.exceptions import HTTPException
+
+from fraudscale import __version__, metrics
+from fraudscale.codec import (
+    InvalidTransaction,
+    decode_transaction,
+    decode_transactions,
+    encode_prediction,
+    encode_predictions,
+)
+from fraudscale.config import HttpSettings
+from fraudscale.front import Passes, read_json_body
+from fraudscale.metrics import ModelMetrics
+from fraudscale.problems import CONTENT_TYPE, Problem, ProblemBody, Refused, problem_of
+from fraudscale.records import Prediction, PredictionBatch, Transaction, TransactionBatch
+from fraudscale.scorer import Lineup, NoModel, Scorer
+
+_SCHEMAS = "#/components/schemas/"
+
+
+def create_api(
+    scorer: Scorer,
+    passes: Passes,
+    model_metrics: ModelMetrics,
+    registry: CollectorRegistry,
+    settings: HttpSettings,
+    *,
+    draining: Callable[[], bool],
+) -> FastAPI:
+    """Make the application of one replica.
+
+    Args:
+        scorer: its lineup tells whether the replica is ready, and what `/model` says.
+        passes: where both `/predict` routes have their transactions scored.
+        model_metrics: counts input that is no transaction.
+        registry: what `/metrics` shows.
+        settings: limits of a body.
+        draining: whether the replica is about to stop, and so is not ready for more.
+    """
+    app = FastAPI(title="fraudscale", version=__version__, description="Fraud scores for card transactions.")
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    _answer_errors(app, model_metrics)
+    _add_scoring(app, passes, settings)
+    _add_state(app, scorer, draining)
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def get_metrics(request: Request) -> Response:
+        body, content_type = metrics.exposition(registry, request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
+
+    return app
+
+
+def _add_scoring(app: FastAPI, passes: Passes, settings: HttpSettings) -> None:
+    @app.post("/predict", summary="Score one transaction", openapi_extra=_operation(Transaction, Prediction))
+    async def predict(request: Request) -> Response:
+        started = perf_counter()
+        transaction = decode_transaction(await read_json_body(request.scope, request.receive, settings))
+        prediction = await passes.submit(transaction, started)
+        return Response(encode_prediction(prediction), media_type="application/json")
+
+    @app.post(
+        "/predict/batch",
+        summary="Score 1 to 1,000 transactions in one pass of the model",
+        openapi_extra=_operation(TransactionBatch, PredictionBatch),
+    )
+    async def predict_batch(request: Request) -> Response:
+        started = perf_counter()
+        transactions = decode_transactions(await read_json_body(request.scope, request.receive, settings))
+        predictions = passes.score_batch(transactions, started)
+        return Response(encode_predictions(predictions), media_type="application/json")
+
+
+def _add_state(app: FastAPI, scorer: Scorer, draining: Callable[[], bool]) -> None:
+    @app.get("/livez", summary="The process answers; depends on nothing else")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz", summary="A model is loaded and the replica is not about to stop")
+    async def readyz() -> dict[str, str]:
+        if draining():
+            raise Problem(503, "the replica is stopping", headers={"retry-after": "3"})
+        _lineup(scorer)
+        return {"status": "ready"}
+
+    @app.get("/model", summary="The model that scores")
+    async def model() -> dict[str, Any]:
+        lineup = _lineup(scorer)
+        champion, manifest = lineup.champion, lineup.champion.manifest
+        return {
+            "version": champion.version,
+            "alias": champion.alias,
+            "digest": champion.digest,
+            "loaded_at": lineup.loaded_at.isoformat().replace("+00:00", "Z"),
+            "threshold": champion.threshold,
+            "features": manifest.features,
+            "categories": manifest.categories,
+            "trained_at": manifest.trained_at,
+            "training": manifest.training,
+            "metrics": manifest.metrics,
+            "parity": {"rows": champion.parity.rows, "max_difference": champion.parity.max_difference},
+        }
+
+
+def _lineup(scorer: Scorer) -> Lineup:
+    if scorer.lineup is None:
+        raise NoModel
+    return scorer.lineup
+
+
+def _answer_errors(app: FastAPI, model_metrics: ModelMetrics) -> None:
+    async def answer_invalid(request: Request, error: Exception) -> Response:
+        model_metrics.errors.labels("validation").value += 1
+        return await _answer_error(request, error)
+
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(InvalidTransaction, answer_invalid)
+    for error in (Problem, NoModel, Refused, Exception):
+        app.add_exception_handler(error, _answer_error)
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    problem = problem_of(error)
+    return Response(problem.body, problem.status, headers=problem.headers, media_type=CONTENT_TYPE.decode())
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  registered for this class only
+    allow = error.headers or {}
+    detail = {
+        404: f"there is nothing at {request.url.path}; see /docs",
+        405: f"{request.url.path} takes {allow.get('Allow', 'other methods')}, not {request.method}",
+    }.get(error.status_code, str(error.detail))
+    return await _answer_error(request, Problem(error.status_code, detail, headers=allow))
+
+
+def _operation(body: type, answer: type) -> dict[str, Any]:
+    """Describe a route whose body FastAPI does not parse: msgspec has the one definition."""
+
+    def content(kind: type, media_type: str = "application/json") -> dict[str, Any]:
+        return {"content": {media_type: {"schema": {"$ref": _SCHEMAS + kind.__name__}}}}
+
+    problems = {
+        "408": "The body did not arrive in time",
+        "413": "The body is too large",
+        "415": "The body is not JSON",
+        "422": "Not a transaction; `errors` names the field and the reason",
+        "503": "No model yet, or too much waits already; come back after `Retry-After` seconds",
+    }
+    return {
+        "requestBody": {"required": True, **content(body)},
+        "responses": {
+            "200": {"description": "Scored", **content(answer)},
+            **{
+                status: {"description": description, **content(ProblemBody, CONTENT_TYPE.decode())}
+                for status, description in problems.items()
+            },
+        },
+    }
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=app.routes
+        )
+        _, ours = msgspec.json.schema_components(
+            [Transaction, Prediction, TransactionBatch, PredictionBatch, ProblemBody],
+            ref_template=_SCHEMAS + "{name}",
+        )
+        schema.setdefault("components", {}).setdefault("schemas", {}).update(ours)
+        app.openapi_schema = schema
+    return app.openapi_schema

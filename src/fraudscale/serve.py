@@ -1,0 +1,109 @@
+"""One replica over HTTP: its parts list, and how it stops."""
+
+import socket
+import time
+from types import FrameType
+
+import uvicorn
+
+from fraudscale import logs, metrics
+from fraudscale.api import create_api
+from fraudscale.config import HttpSettings, LogSettings, ModelSettings, ReplicaSettings, SettingsError
+from fraudscale.fetch_model import default_loader
+from fraudscale.front import App, Front, Passes
+from fraudscale.scorer import Scorer
+
+
+def run(replica: ReplicaSettings, http: HttpSettings, model: ModelSettings, log_settings: LogSettings) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        SettingsError: the port can't be listened on.
+    """
+    log = logs.set_up(log_settings, replica_id=replica.replica_id, process="serve")
+    listener = _listen(http)
+    model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
+    registry = metrics.registry(replica.cpu_request_millicores, model_metrics, http_metrics)
+    scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "serve"), replica.replica_id)
+    passes = Passes(scorer, model_metrics, http.max_in_flight)
+    stop = Stop(replica.drain_seconds)
+    api = create_api(scorer, passes, model_metrics, registry, http, draining=lambda: stop.draining)
+    front = Front(api, passes, http_metrics, model_metrics, http, log)
+    loader = default_loader(model, model_metrics, scorer.install, log)
+    server = Server(front, stop, replica.stop_timeout_seconds)
+    loader.start()
+    log.info("serve_started", address=f"{http.http_host}:{http.http_port}")
+    server.run(sockets=[listener])
+    loader.stop()
+    log.info("serve_stopped", forced=server.force_exit)
+    return 0
+
+
+class Stop:
+    """When to stop: on a signal the replica first says "not ready" for a while, and goes on answering."""
+
+    def __init__(self, drain_seconds: float) -> None:
+        self._drain_seconds = drain_seconds
+        self._since: float | None = None
+
+    @property
+    def draining(self) -> bool:
+        return self._since is not None
+
+    @property
+    def due(self) -> bool:
+        return self._since is not None and time.monotonic() - self._since >= self._drain_seconds
+
+    def begin(self) -> None:
+        self._since = time.monotonic()
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, with a drain before its own graceful stop."""
+
+    def __init__(self, app: App, stop: Stop, stop_timeout_seconds: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                loop="uvloop",
+                lifespan="off",
+                ws="none",
+                interface="asgi3",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                # Longer than the balancer keeps its side of an idle connection: it, not we, must close first.
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=max(1, int(stop_timeout_seconds)),
+            )
+        )
+        self._stop = stop
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain at the first signal; a second one forces."""
+        del sig, frame
+        if self._stop.draining:
+            self.should_exit = self.force_exit = True
+        else:
+            self._stop.begin()
+
+    async def on_tick(self, counter: int) -> bool:
+        self.should_exit = self.should_exit or self._stop.due
+        return await super().on_tick(counter)
+
+
+def _listen(settings: HttpSettings) -> socket.socket:
+    host, port = settings.http_host, settings.http_port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"HTTP_PORT={port}: can't listen on {host}:{port}: {error.strerror}") from error
+    listener.listen(2048)
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,394 @@
+"""The HTTP door on the real server: bytes in, bytes out, over a socket."""
+
+import http.client
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+import structlog
+from prometheus_client import CollectorRegistry
+
+from fraudscale import logs, metrics, model
+from fraudscale.api import create_api
+from fraudscale.config import HttpSettings, LogSettings
+from fraudscale.front import Front, Passes
+from fraudscale.scorer import Scorer
+from fraudscale.serve import Server, Stop
+
+GOOD = {
+    "transaction_id": "tx-1",
+    "amount": 12.5,
+    "merchant_category": "grocery",
+    "hour": 14,
+    "day_of_week": 2,
+    "user_age": 41,
+    "account_balance": 80.25,
+}
+JSON = {"content-type": "application/json"}
+
+
+@dataclass
+class Door:
+    port: int
+    scorer: Scorer
+    stop: Stop
+    registry: CollectorRegistry
+
+    def ask(self, method, path, body=None, headers=JSON):
+        """Return status, headers, and the decoded body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            content = answer.read()
+        finally:
+            connection.close()
+        is_json = "json" in answer.headers.get("content-type", "") and content
+        return answer.status, answer.headers, json.loads(content) if is_json else content
+
+    def predict(self, **changes):
+        return self.ask("POST", "/predict", json.dumps(GOOD | changes))
+
+    def value(self, name, **labels):
+        return self.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+def load(make_artifact, tmp_path):
+    def load(version="1", **kwargs):
+        folder = tmp_path / version
+        make_artifact(folder, **kwargs)
+        files = {name: (folder / name).read_bytes() for name in model.SERVED_FILES}
+        return model.build((folder / model.MANIFEST).read_bytes(), files, version=version, alias="champion")
+
+    return load
+
+
+@pytest.fixture
+def start():
+    """Start a door; all that were started stop at the end."""
+    running = []
+
+    def start(**settings):
+        http_settings = HttpSettings(_env_file=None, **settings)
+        log_settings = LogSettings(_env_file=None, log_format="json", log_predictions_sample=0)
+        log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
+        model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
+        registry = metrics.registry(100, model_metrics, http_metrics)
+        scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "test"), "replica-1")
+        passes = Passes(scorer, model_metrics, http_settings.max_in_flight)
+        stop = Stop(drain_seconds=0.3)
+        api = create_api(
+            scorer, passes, model_metrics, registry, http_settings, draining=lambda: stop.draining
+        )
+        server = Server(Front(api, passes, http_metrics, model_metrics, http_settings, log), stop, 5)
+        listener = socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        running.append((stop, thread))
+        return Door(listener.getsockname()[1], scorer, stop, registry)
+
+    yield start
+    for stop, thread in running:
+        if not stop.draining:
+            stop.begin()
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def door(start, load):
+    door = start()
+    door.scorer.install(load())
+    return door
+
+
+def test_a_prediction_has_the_eight_fields(door):
+    status, _, answer = door.predict()
+    assert status == 200
+    assert list(answer) == [
+        "transaction_id",
+        "is_fraud",
+        "fraud_probability",
+        "confidence",
+        "model_version",
+        "prediction_time",
+        "processing_time_ms",
+        "replica_id",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "field"),
+    [
+        ({k: v for k, v in GOOD.items() if k != "hour"}, JSON, 422, "hour"),
+        (GOOD | {"amount": "twelve"}, JSON, 422, "amount"),
+        (json.dumps(GOOD).replace("12.5", "NaN"), JSON, 422, ""),
+        (GOOD | {"hour": 24}, JSON, 422, "hour"),
+        ("x" * 2_000_000, JSON, 413, None),
+        ("", JSON, 422, ""),
+        (GOOD, {"content-type": "text/plain"}, 415, None),
+        (b"\xff", JSON, 422, ""),
+    ],
+    ids=["missing", "type", "nan", "range", "2MB", "empty", "media-type", "bytes"],
+)
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_bad_input_gets_its_status_and_the_one_error_shape(door, path, body, headers, status, field):
+    content = body if isinstance(body, str | bytes) else json.dumps(body)
+    if path == "/predict/batch" and not isinstance(body, str | bytes):
+        content, field = json.dumps({"transactions": [body]}), f"transactions[0].{field}"
+    got, answer_headers, problem = door.ask("POST", path, content, headers)
+    assert got == problem["status"] == status
+    assert answer_headers["content-type"] == "application/problem+json"
+    assert problem.keys() >= {"type", "title", "status", "detail"}
+    if status == 422:
+        assert problem["errors"][0]["field"] == field
+        assert problem["errors"][0]["reason"]
+        assert door.value("ml_model_errors_total", error_type="validation") == 1
+    assert door.value("http_errors_total", status_class="4xx") == 1
+    assert door.value("http_errors_total", status_class="5xx") == 0
+
+
+def test_an_unknown_category_is_scored_as_other(door):
+    _, _, unknown = door.predict(merchant_category="yachts")
+    _, _, other = door.predict(merchant_category="other")
+    assert unknown["fraud_probability"] == other["fraud_probability"]
+    assert door.value("ml_model_unknown_categories_total") == 1
+
+
+@pytest.mark.parametrize(("count", "status"), [(1, 200), (1000, 200), (1001, 422), (0, 422)])
+def test_a_batch_is_scored_in_order_or_refused_whole(door, count, status):
+    body = {"transactions": [GOOD | {"transaction_id": f"tx-{i}"} for i in range(count)]}
+    got, _, answer = door.ask("POST", "/predict/batch", json.dumps(body))
+    assert got == status
+    if status == 200:
+        assert [p["transaction_id"] for p in answer["predictions"]] == [f"tx-{i}" for i in range(count)]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+def test_a_client_that_sends_far_too_much_still_reads_the_answer(door, path):
+    """A whole 7 MB upload, sent before the first byte of the answer is read."""
+    status, _, problem = door.ask("POST", path, b"x" * 7_000_000)
+    assert status == 413
+    assert "7000000 bytes" in problem["detail"]
+
+
+def test_an_endless_upload_is_cut_off(door):
+    with pytest.raises(OSError):  # noqa: PT011  a reset or a broken pipe, whichever the system tells first
+        door.ask("POST", "/predict", (b"x" * 65536 for _ in range(1_000_000)))
+    assert door.value("http_requests_total", method="POST", status="413", endpoint="/predict") == 1
+
+
+def test_an_upload_of_unknown_length_is_cut_off_at_the_limit(door):
+    chunks = (b"x" * 65536 for _ in range(40))
+    status, headers, problem = door.ask("POST", "/predict", chunks)
+    assert (status, headers["connection"]) == (413, "close")
+    assert "1048576" in problem["detail"]
+
+
+def test_a_body_in_pieces_is_put_together(door):
+    content = json.dumps(GOOD).encode()
+    head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(content)}\r\n"
+    with socket.create_connection(("127.0.0.1", door.port), timeout=30) as connection:
+        for piece in (head.encode() + b"connection: close\r\n\r\n", content[:9], content[9:]):
+            connection.sendall(piece)
+            door.ask("GET", "/livez")  # the server has read the piece before the next one is sent
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("sent", [b"", b'{"transaction_id"'])
+def test_a_body_that_trickles_in_gets_408(start, load, sent):
+    door = start(body_timeout_seconds=0.2)
+    door.scorer.install(load())
+    head = (
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", door.port), timeout=30) as connection:
+        connection.sendall(head + sent)
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH"])
+def test_other_methods_get_405_with_what_is_allowed(door, method):
+    status, headers, _ = door.ask(method, "/predict")
+    assert (status, headers["allow"]) == (405, "POST")
+
+
+def test_without_a_model_the_replica_is_alive_and_not_ready(start):
+    door = start()
+    assert door.ask("GET", "/livez")[0] == 200
+    for method, path in [
+        ("GET", "/readyz"),
+        ("GET", "/model"),
+        ("POST", "/predict"),
+        ("POST", "/predict/batch"),
+    ]:
+        body = json.dumps(GOOD if path == "/predict" else {"transactions": [GOOD]})
+        status, headers, problem = door.ask(method, path, body)
+        assert (status, problem["status"], headers["retry-after"]) == (503, 503, "3"), path
+    assert door.value("ml_model_failed_predictions_total") == 2
+
+
+def test_model_tells_what_scores(door):
+    status, _, answer = door.ask("GET", "/model")
+    assert status == 200
+    assert (answer["version"], answer["alias"], answer["threshold"]) == ("1", "champion", 0.5)
+    assert answer["metrics"] == {"pr_auc": 0.9}
+
+
+def test_the_fast_route_and_its_twin_answer_alike(door):
+    """FastAPI's own `/predict` is behind the front; asked in process, it must say the same."""
+    fast = door.predict()[2]
+    answer = _ask_twin(door, json.dumps(GOOD).encode())
+    assert answer[0] == 200
+    times = ("prediction_time", "processing_time_ms")
+    assert {k: v for k, v in answer[1].items() if k not in times} == {
+        k: v for k, v in fast.items() if k not in times
+    }
+    for content in (b"", b"{}", b'{"transaction_id": 1}', json.dumps(GOOD | {"hour": 99}).encode()):
+        status, _, problem = door.ask("POST", "/predict", content)
+        assert _ask_twin(door, content) == (status, problem)
+
+
+def _ask_twin(door, content):
+    import asyncio
+
+    model_metrics = metrics.ModelMetrics()
+    api = create_api(
+        door.scorer,
+        Passes(door.scorer, model_metrics, 10),
+        model_metrics,
+        metrics.registry(100),
+        HttpSettings(_env_file=None),
+        draining=lambda: False,
+    )
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/predict",
+        "raw_path": b"/predict",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "http_version": "1.1",
+    }
+    asyncio.run(api(scope, receive, send))
+    return sent[0]["status"], json.loads(b"".join(m.get("body", b"") for m in sent[1:]))
+
+
+def test_a_thousand_paths_make_no_series(door):
+    door.ask("GET", "/nothing")
+    before = len(door.ask("GET", "/metrics")[2].splitlines())
+    with ThreadPoolExecutor(4) as pool:
+        statuses = list(pool.map(lambda i: door.ask("GET", f"/nothing/{i}")[0], range(1000)))
+    assert set(statuses) == {404}
+    assert len(door.ask("GET", "/metrics")[2].splitlines()) <= before + 25  # /metrics itself, now counted
+    assert door.value("http_requests_total", method="GET", status="404", endpoint="unmatched") == 1001
+
+
+def test_more_than_may_wait_is_refused_with_a_time_to_come_back(start, load):
+    door = start(max_in_flight=1)
+    door.scorer.install(load())
+    content = json.dumps(GOOD).encode()
+    request = (
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
+        + str(len(content)).encode()
+        + b"\r\nconnection: close\r\n\r\n"
+        + content
+    )
+    # While a large batch holds the loop, requests of many connections pile up and are read in one turn.
+    large = json.dumps({"transactions": [GOOD] * 1000})
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(50):
+            batch = pool.submit(door.ask, "POST", "/predict/batch", large)
+            connections = [socket.create_connection(("127.0.0.1", door.port), timeout=30) for _ in range(20)]
+            for connection in connections:
+                connection.sendall(request)
+            answers = [connection.makefile("rb").read() for connection in connections]
+            for connection in connections:
+                connection.close()
+            batch.result()
+            if refused := [a for a in answers if a.startswith(b"HTTP/1.1 503 ")]:
+                break
+    assert refused
+    assert b"retry-after: 1\r\n" in refused[0]
+    assert all(a.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 200 ")) for a in answers)
+
+
+def test_models_are_swapped_under_load_without_a_failed_request(door, load):
+    models = [load("1"), load("2", bias=2.0)]
+    done = threading.Event()
+
+    def swap():
+        while not done.is_set():
+            for each in models:
+                door.scorer.install(each)
+                done.wait(0.002)
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: door.predict(), range(600)))
+    done.set()
+    swapper.join()
+    assert {status for status, _, _ in answers} == {200}
+    by_version = {v: {a["fraud_probability"] for _, _, a in answers if a["model_version"] == v} for v in "12"}
+    assert [len(probabilities) for probabilities in by_version.values()] == [1, 1]
+
+
+def test_liveness_answers_while_batches_are_scored(door):
+    body = json.dumps({"transactions": [GOOD] * 1000})
+    with ThreadPoolExecutor(3) as pool:
+        batches = [pool.submit(door.ask, "POST", "/predict/batch", body) for _ in range(10)]
+        alive = [door.ask("GET", "/livez")[0] for _ in range(20)]
+    assert set(alive) == {200}
+    assert {batch.result()[0] for batch in batches} == {200}
+
+
+def test_a_stopping_replica_says_so_and_still_answers(start, load):
+    door = start()
+    door.scorer.install(load())
+    door.stop.begin()
+    assert door.ask("GET", "/readyz")[0] == 503
+    assert door.ask("GET", "/livez")[0] == 200
+    assert door.predict()[0] == 200
+    assert _refuses_within(door, seconds=10)
+
+
+def _refuses_within(door, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            door.ask("GET", "/livez")
+        except OSError:
+            return True
+    return False
+
+
+def test_openapi_describes_the_bodies_from_the_one_definition(door):
+    _, _, schema = door.ask("GET", "/openapi.json")
+    operation = schema["paths"]["/predict"]["post"]
+    assert operation["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/Transaction")
+    transaction = schema["components"]["schemas"]["Transaction"]
+    assert set(transaction["required"]) == set(GOOD)
+    assert transaction["properties"]["hour"] == {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": 23,
+        "description": "local hour of the payment",
+    }
+    assert door.ask("GET", "/docs")[0] == 200
