@@ -1,0 +1,492 @@
+"""The Kafka door: batches from the input topic, scores to `<topic>.scored`, the rest to `<topic>.dead-letter`."""
+
+import gc
+import os
+import secrets
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from threading import Event, Lock, Thread, Timer
+from time import monotonic, time
+from types import FrameType
+from typing import Final, Protocol
+
+from fraudscale import logs, metrics
+from fraudscale.broker import (
+    Batch,
+    BrokerUnavailable,
+    Header,
+    Link,
+    NotDelivered,
+    Output,
+    Pipe,
+    Record,
+    Seldom,
+    Waiting,
+    Watermarks,
+)
+from fraudscale.codec import InvalidTransaction, decode_transaction, encode_scored
+from fraudscale.config import KafkaSettings, LogSettings, MetricsSettings, ModelSettings, ReplicaSettings
+from fraudscale.fetch_model import default_loader
+from fraudscale.headers import (
+    ERROR_DETAIL,
+    ERROR_FIELD,
+    FIRST_SEEN,
+    REASON,
+    SOURCE_OFFSET,
+    SOURCE_PARTITION,
+    SOURCE_TOPIC,
+    TRACEPARENT,
+    VERDICT,
+)
+from fraudscale.logs import Logger
+from fraudscale.metrics import Family, Gauge, KafkaMetrics, ModelMetrics
+from fraudscale.ops_server import OpsServer
+from fraudscale.records import Prediction, Transaction
+from fraudscale.scorer import PredictionFailed, Scorer
+
+CALM_SECONDS: Final = 0.25
+"""How long a read waits on a silent topic: so long a stop may take to be noticed."""
+MODEL_SECONDS: Final = 0.2
+"""How often a stream without a model looks for one."""
+LONGEST_DETAIL: Final = 500
+"""Characters of a dead letter's `error-detail`."""
+BACK_OFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
+"""Waits between attempts while the model or the broker fails; the last one repeats."""
+GC_THRESHOLD: Final = 100_000
+"""New objects until the collector looks at them: about one largest batch; Python's own choice is 700."""
+LEAVE_SECONDS: Final = 2.0
+"""Share of the stop timeout that is kept for leaving the group and closing."""
+
+ORDINARY: Final = Transaction("ordinary", 25.0, "grocery", 12, 2, 40, 1000.0)
+"""A transaction that any working model scores: tells a broken model from a record that breaks it."""
+
+
+class Score(Protocol):
+    """As `Scorer.score`."""
+
+    def __call__(
+        self, transactions: Sequence[Transaction], started: Sequence[float], *, final: bool
+    ) -> list[Prediction]: ...
+
+
+class ModelBroken(Exception):
+    """The model fails on an ordinary transaction too: the records are not to blame."""
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A record that can't be scored, and why: `validation` or `prediction`, a field if one is to blame, a text."""
+
+    record: Record
+    reason: str
+    field: str
+    detail: str
+
+
+@dataclass
+class Plan:
+    """What becomes of a batch: each of its records is in exactly one of the two lists."""
+
+    scored: list[Output] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+
+
+def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: str) -> Plan:
+    """Decode and score a batch in one pass of the model.
+
+    Args:
+        batch: at least one record.
+        score: as `Scorer.score`.
+        works: whether the model scores an ordinary transaction; asked only after it failed.
+        scored_topic: where scores go.
+
+    Raises:
+        ModelBroken: the model fails whatever it is given; nothing of the batch should be committed.
+        NoModel: there is none.
+    """
+    result = Plan()
+    valid: list[Record] = []
+    transactions: list[Transaction] = []
+    for record in batch.records:
+        try:
+            transactions.append(decode_transaction(record.value or _value_of(record)))
+            valid.append(record)
+        except InvalidTransaction as error:
+            result.dead.append(DeadLetter(record, "validation", error.field, error.reason))
+    if not valid:
+        return result
+    try:
+        # not final: what fails here is given to the model again
+        predictions = score(transactions, [batch.read_at] * len(valid), final=False)
+    except PredictionFailed as error:
+        if not works():
+            raise ModelBroken(str(error)) from error
+        _score_singly(zip(valid, transactions, strict=True), batch.read_at, score, scored_topic, result)
+        return result
+    result.scored = [
+        _scored(record, transaction, prediction, scored_topic)
+        for record, transaction, prediction in zip(valid, transactions, predictions, strict=True)
+    ]
+    return result
+
+
+def dead_letter(letter: DeadLetter, topic: str, now: datetime) -> Output:
+    """Make the dead-letter record: key and value as they came, headers that say why, from where and since when.
+
+    A replayed record that fails again keeps the time when it was seen first.
+    """
+    record = letter.record
+    known = dict(record.headers)
+    first_seen = known.get(FIRST_SEEN) or now.isoformat().replace("+00:00", "Z")
+    ours = VERDICT | {FIRST_SEEN}
+    headers: list[Header] = [(name, value) for name, value in record.headers if name not in ours]
+    headers += [
+        (REASON, letter.reason),
+        (ERROR_FIELD, letter.field),
+        (ERROR_DETAIL, letter.detail[:LONGEST_DETAIL].encode(errors="replace")),
+        (FIRST_SEEN, first_seen),
+        *_source(record),
+    ]
+    if TRACEPARENT not in known:
+        headers.append((TRACEPARENT, new_traceparent()))
+    return Output(topic, record.key, record.value, headers)
+
+
+def new_traceparent() -> str:
+    """Begin a trace (W3C), not sampled: a name by which a record is found again over topics and logs."""
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+
+
+def _value_of(record: Record) -> bytes:
+    if record.value is None:
+        raise InvalidTransaction("", "The record has no value (a tombstone)")
+    return record.value
+
+
+def _score_singly(
+    valid: Iterable[tuple[Record, Transaction]], read_at: float, score: Score, topic: str, result: Plan
+) -> None:
+    for record, transaction in valid:
+        try:
+            (prediction,) = score([transaction], [read_at], final=True)
+        except PredictionFailed as error:
+            result.dead.append(DeadLetter(record, "prediction", "", str(error)))
+        else:
+            result.scored.append(_scored(record, transaction, prediction, topic))
+
+
+def _scored(record: Record, transaction: Transaction, prediction: Prediction, topic: str) -> Output:
+    source_topic, source_partition = _place(record.topic, record.partition)
+    headers: list[Header] = [source_topic, source_partition, (SOURCE_OFFSET, b"%d" % record.offset)]
+    if record.headers:
+        headers += [header for header in record.headers if header[0] == TRACEPARENT][:1]
+    value = encode_scored(transaction, prediction, rfc3339(record.timestamp))
+    return Output(topic, record.key, value, headers)
+
+
+def _source(record: Record) -> list[Header]:
+    topic, partition = _place(record.topic, record.partition)
+    return [topic, partition, (SOURCE_OFFSET, b"%d" % record.offset)]
+
+
+@lru_cache(maxsize=1024)
+def _place(topic: str, partition: int) -> tuple[Header, Header]:
+    return (SOURCE_TOPIC, topic.encode()), (SOURCE_PARTITION, b"%d" % partition)
+
+
+@lru_cache(maxsize=8192)
+def rfc3339(milliseconds: int) -> str:
+    """Milliseconds since 1970 → `2026-11-23T10:00:00.123Z`; a producer's absurd clock ends with the year 9999."""
+    seconds, rest = divmod(min(milliseconds, 253_402_300_799_999), 1000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+
+
+class Stream:
+    """The loop: read, plan, deliver, again; one thread."""
+
+    def __init__(
+        self, pipe: Pipe, scorer: Scorer, counts: ModelMetrics, settings: KafkaSettings, log: Logger
+    ) -> None:
+        self._pipe = pipe
+        self._scorer = scorer
+        self._settings = settings
+        self._log = log
+        self._validation = counts.errors.labels("validation")
+        self._active = counts.active.labels()
+        self._stopping = Event()
+        self._failures = 0
+        self._dead = DeadLetterLog(log)
+
+    def run(self) -> None:
+        """Score until `stop`; a batch that was read is finished first."""
+        if not self._model_came():
+            return
+        self._log.info("stream_started", topic=self._settings.kafka_topic, group=self._settings.kafka_group)
+        while not self._stopping.is_set():
+            self.step()
+        self._finish()
+        self._dead.flush()
+
+    def stop(self) -> None:
+        """Read no more; called from any thread, or a signal handler."""
+        self._stopping.set()
+
+    def step(self) -> None:
+        """Take one batch through, or give it back."""
+        try:
+            batch = self._pipe.read(self._settings.kafka_batch_records, CALM_SECONDS)
+            if batch.records:
+                self._take_through(batch)
+        except NotDelivered as error:
+            self._back_off("batch_not_delivered", error)
+
+    def _model_came(self) -> bool:
+        """Wait before we join the group: a member that can't score would hold its partitions back."""
+        while self._scorer.lineup is None:
+            if self._stopping.wait(MODEL_SECONDS):
+                return False
+        return True
+
+    def _take_through(self, batch: Batch) -> None:
+        self._active.value = len(batch.records)
+        try:
+            planned = plan(batch, self._scorer.score, self._model_works, self._settings.scored_topic)
+        except ModelBroken as error:
+            self._pipe.give_back(batch)
+            self._back_off("model_broken", error)
+            return
+        finally:
+            self._active.value = 0
+        now, topic = datetime.now(UTC), self._settings.dead_letter_topic
+        dead = [dead_letter(letter, topic, now) for letter in planned.dead]
+        self._pipe.deliver(batch, planned.scored + dead, lambda: self._committed(planned))
+
+    def _committed(self, planned: Plan) -> None:
+        """Count what must not be counted before readers can see it."""
+        self._failures = 0
+        self._validation.value += sum(letter.reason == "validation" for letter in planned.dead)
+        self._dead.add(planned.dead)
+        self._log.debug("batch_scored", scored=len(planned.scored), dead=len(planned.dead))
+
+    def _finish(self) -> None:
+        try:
+            self._pipe.finish()
+        except NotDelivered as error:
+            self._log.warning("batch_not_delivered", reason=str(error), attempt=self._failures + 1)
+
+    def _model_works(self) -> bool:
+        """Ask the engine itself: this is no transaction of anybody's, so it isn't counted or logged."""
+        lineup = self._scorer.lineup
+        try:
+            return lineup is not None and len(lineup.champion.probabilities([ORDINARY])) == 1
+        except Exception:  # whatever an engine raises, it doesn't work
+            return False
+
+    def _back_off(self, event: str, error: Exception) -> None:
+        seconds = BACK_OFF_SECONDS[min(self._failures, len(BACK_OFF_SECONDS) - 1)]
+        self._failures += 1
+        self._log.warning(event, reason=str(error), attempt=self._failures, retry_seconds=seconds)
+        self._stopping.wait(seconds)
+
+
+class DeadLetterLog:
+    """`dead_lettered`: how many since the last line and why the first, at most every ten seconds."""
+
+    def __init__(self, log: Logger) -> None:
+        self._log = log
+        self._seldom = Seldom(10)
+        self._count = 0
+        self._first: DeadLetter | None = None
+
+    def add(self, letters: Sequence[DeadLetter]) -> None:
+        if letters:
+            self._count += len(letters)
+            self._first = self._first or letters[0]
+        if self._first is not None and self._seldom.due(""):
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        if (first := self._first) is None:
+            return
+        self._log.warning(
+            "dead_lettered",
+            count=self._count,
+            first_reason=first.reason,
+            first_field=first.field,
+            first_detail=first.detail[:LONGEST_DETAIL],
+            first_source=f"{first.record.topic}/{first.record.partition}/{first.record.offset}",
+        )
+        self._count, self._first = 0, None
+
+
+class LagReporter:
+    """A thread that keeps queue length, age and lag current, and sees whether the broker answers.
+
+    It needs no member of the group: only lag by partition is the owners', and without `own` it reports none of that.
+    A figure that can't be known is taken away, not left standing: its absence has an alert of its own.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, counts: KafkaMetrics, link: Link, watermarks: Watermarks
+    ) -> None:
+        self._settings = settings
+        self._counts = counts
+        self._link = link
+        self._watermarks = watermarks
+        self._lock = Lock()
+        self._owned: frozenset[int] = frozenset()
+        self._changed = Event()
+        self._stopping = False
+        self._thread = Thread(target=self._run, name="lag-reporter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; one whose question to a dead broker is still open ends with the process."""
+        self._stopping = True
+        self._changed.set()
+        self._thread.join(1)
+
+    def own(self, partitions: frozenset[int]) -> None:
+        """Report lag for these partitions only; those of others vanish at once."""
+        with self._lock:
+            self._owned = partitions
+            self._counts.lag.retain(self._series(partitions))
+        self._changed.set()
+
+    def report(self) -> None:
+        """Ask the broker once, and set the figures."""
+        topic, group = self._settings.kafka_topic, self._settings.kafka_group
+        try:
+            waiting = self._watermarks.waiting()
+        except BrokerUnavailable as error:
+            self._link.lost(str(error))
+            for family in self._totals():
+                family.retain([])
+            with self._lock:
+                self._counts.lag.retain([])
+            return
+        self._link.back()
+        self._counts.queue_length.labels(topic, group).value = sum(w.lag for w in waiting.values())
+        self._counts.topic_messages.labels(topic).value = sum(w.retained for w in waiting.values())
+        self._counts.without_commit.labels(topic, group).value = sum(
+            w.committed is None for w in waiting.values()
+        )
+        self._report_age(waiting)
+        with self._lock:
+            for partition in self._owned & waiting.keys():
+                self._counts.lag.labels(topic, group, str(partition)).value = waiting[partition].lag
+
+    def _report_age(self, waiting: Mapping[int, Waiting]) -> None:
+        labels = self._settings.kafka_topic, self._settings.kafka_group
+        if not any(w.lag for w in waiting.values()):
+            self._counts.oldest_age.labels(*labels).value = 0
+        elif (timestamp := self._watermarks.oldest(waiting)) is not None:
+            # clocks of producers may be ahead of ours
+            self._counts.oldest_age.labels(*labels).value = max(0.0, time() - timestamp / 1000)
+        else:
+            self._counts.oldest_age.retain([])
+
+    def _totals(self) -> Sequence[Family[Gauge]]:
+        counts = self._counts
+        return counts.queue_length, counts.topic_messages, counts.oldest_age, counts.without_commit
+
+    def _series(self, partitions: frozenset[int]) -> list[tuple[str, str, str]]:
+        return [(self._settings.kafka_topic, self._settings.kafka_group, str(p)) for p in partitions]
+
+    def _run(self) -> None:
+        while not self._stopping:
+            began = monotonic()
+            self._changed.clear()
+            self.report()
+            if not self._stopping:
+                self._changed.wait(max(0.0, self._settings.kafka_lag_seconds - (monotonic() - began)))
+
+
+def run(
+    replica: ReplicaSettings,
+    ops: MetricsSettings,
+    model: ModelSettings,
+    kafka: KafkaSettings,
+    log_settings: LogSettings,
+) -> int:
+    """Score from Kafka until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        SettingsError: the metrics port can't be listened on.
+    """
+    log = logs.set_up(log_settings, replica_id=replica.replica_id, process="stream")
+    model_metrics = ModelMetrics()
+    kafka_metrics = KafkaMetrics(
+        consumed=kafka.kafka_topic, produced=(kafka.scored_topic, kafka.dead_letter_topic)
+    )
+    registry = metrics.registry(replica.cpu_request_millicores, model_metrics, kafka_metrics)
+    scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "stream"), replica.replica_id)
+    server = OpsServer(ops, registry, lambda: "no model was loaded yet" if scorer.lineup is None else None)
+    loader = default_loader(model, model_metrics, scorer.install, log)
+    link = Link(kafka.kafka_bootstrap_servers, log)
+    reporter = LagReporter(kafka, kafka_metrics, link, Watermarks(kafka))
+    pipe = Pipe(kafka, replica.replica_id, metrics=kafka_metrics, link=link, log=log, on_owned=reporter.own)
+    stream = Stream(pipe, scorer, model_metrics, kafka, log)
+    stop = Stop(stream, pipe, replica.stop_timeout_seconds, log)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop.on_signal)
+    for part in (server, loader, reporter):
+        part.start()
+    collect_seldom()
+    stream.run()
+    pipe.close()
+    for part in (reporter, loader, server):
+        part.stop()
+    log.info("stream_stopped")
+    return 0
+
+
+def collect_seldom() -> None:
+    """Let the garbage collector look less often, and never at what was imported: a tenth of the time behind.
+
+    A batch is tens of thousands of objects without cycles, which reference counts free.
+    """
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 10, 10)
+
+
+class Stop:
+    """The first signal stops the stream; a second, or a stop that takes too long, ends the process on the spot.
+
+    That loses nothing: what was not committed is read again by another replica.
+    """
+
+    def __init__(self, stream: Stream, pipe: Pipe, timeout_seconds: float, log: Logger) -> None:
+        self._stream = stream
+        self._pipe = pipe
+        self._timeout = timeout_seconds
+        self._log = log
+        self._begun = False
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self._begun:
+            self._force_in(0, f"second signal {number}")
+            return
+        self._begun = True
+        self._stream.stop()
+        self._pipe.hurry(monotonic() + max(self._timeout / 2, self._timeout - LEAVE_SECONDS))
+        self._force_in(self._timeout, f"not done within {self._timeout} s")
+
+    def _force_in(self, seconds: float, reason: str) -> None:
+        # a thread, because the handler may have interrupted a write to the log, which doesn't nest
+        timer = Timer(seconds, self._force, [reason])
+        timer.daemon = True
+        timer.start()
+
+    def _force(self, reason: str) -> None:
+        try:
+            self._log.warning("stop_forced", reason=reason)
+        finally:
+            os._exit(1)

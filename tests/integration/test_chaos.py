@@ -1,0 +1,151 @@
+"""Whatever is killed, every record sent is scored or dead-lettered, once: real scorers, and every id counted.
+
+`make chaos` runs the last test for many rounds.
+"""
+
+import random
+
+import pytest
+from chaos import Faults, Flow, Observer, Scorers, lay_model, say
+from test_stream_kafka import wait_for
+
+from fraudscale.broker import create_topics
+from fraudscale.config import KafkaSettings
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory, make_artifact):
+    return lay_model(tmp_path_factory.mktemp("models"), make_artifact)
+
+
+@pytest.fixture
+def settings(kafka, request):
+    """Small batches, so that a backlog is many transactions."""
+    name = request.node.name[:100]
+    found = KafkaSettings(
+        kafka_bootstrap_servers=kafka.bootstrap,
+        kafka_topic=name,
+        kafka_group=f"group-{name}",
+        kafka_batch_records=500,
+    )
+    create_topics(found)
+    return found
+
+
+@pytest.fixture
+def scorers(settings, kafka, models, tmp_path):
+    made = Scorers(settings, kafka.ports.stream, models, tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def observer(settings):
+    return Observer(settings)
+
+
+@pytest.fixture
+def flow(settings):
+    made = Flow(settings)
+    yield made
+    made.end()
+
+
+@pytest.mark.slow
+def test_a_scorer_killed_twice_in_the_middle_of_a_transaction_loses_and_doubles_nothing(
+    flow, scorers, observer
+):
+    flow.send(20_000)
+    for _ in range(2):
+        scorers.start(0)
+        wait_for(observer.transaction_is_open)
+        scorers.kill(0)
+        flow.send(5_000)
+    scorers.start(0, 1)
+    observer.check(flow)
+    assert observer.rolled_back > 0, "no kill hit a transaction"
+
+
+@pytest.mark.slow
+def test_kills_under_a_steady_flow(flow, scorers, observer):
+    scorers.start(0, 1, 2)
+    flow.send(10_000)
+    flow.run(2_000)
+    for slot in (0, 0, 1, 2):
+        wait_for(lambda slot=slot: scorers.owns(slot))
+        wait_for(observer.transaction_is_open)
+        scorers.kill(slot)
+        scorers.start(slot)
+    observer.check(flow)
+
+
+@pytest.mark.slow
+def test_a_scorer_that_froze_in_a_transaction_and_woke_up_too_late_doubles_nothing(flow, scorers, observer):
+    flow.send(30_000)
+    scorers.start(0)
+    wait_for(observer.transaction_is_open)
+    scorers.freeze(0)
+    scorers.start(1)
+    wait_for(lambda: scorers.owns(1), 60)
+    scorers.thaw(0)
+    flow.send(5_000)
+    observer.check(flow)
+
+
+@pytest.mark.slow
+def test_two_scorers_with_one_name_double_nothing(settings, flow, scorers, observer):
+    flow.send(20_000)
+    scorers.start(0)
+    wait_for(observer.transaction_is_open)
+    first = scorers.running.pop(0)
+    scorers.start(0)
+    flow.send(20_000)
+    try:
+        observer.check(flow)
+    finally:
+        first.kill()
+        first.wait(10)
+
+
+@pytest.mark.slow
+def test_a_broker_that_is_killed_twice_under_a_steady_flow(flow, scorers, observer, kafka):
+    scorers.start(0, 1)
+    flow.run(2_000)
+    for _ in range(2):
+        wait_for(lambda: (waiting := observer.waiting()) is not None and waiting < 1_000, 60)
+        flow.send(5_000)
+        wait_for(observer.transaction_is_open)
+        kafka.stop()
+        kafka.start()
+    flow.send(10_000)
+    observer.check(flow, 180)
+
+
+@pytest.mark.slow
+def test_four_scorers_become_six_and_four_again(flow, scorers, observer):
+    scorers.start(0, 1, 2, 3)
+    wait_for(lambda: all(scorers.owns(slot) for slot in range(4)), 60)
+    flow.run(3_000)
+    scorers.start(4, 5)
+    wait_for(lambda: scorers.owns(4) and scorers.owns(5), 60)
+    flow.send(10_000)
+    scorers.stop(1, 4)
+    flow.send(10_000)
+    observer.check(flow)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+def test_faults_drawn_at_random(request, flow, scorers, observer, kafka):
+    rounds, seed = request.config.getoption("rounds"), request.config.getoption("seed")
+    seed = random.randrange(1_000_000) if seed is None else seed
+    say(f"seed {seed}: `make chaos SEED={seed}` draws the same faults")
+    faults = Faults(scorers, kafka, seed)
+    scorers.start(0, 1, 2, 3)
+    wait_for(lambda: all(scorers.owns(slot) for slot in range(4)), 60)
+    flow.run(1_000)
+    for number in range(1, rounds + 1):
+        say(f"{number}/{rounds}: {faults.next()}; {flow.sent} sent, {observer.waiting()} waiting")
+        wait_for(lambda: observer.waiting() is not None, 60)
+        faults.wait()
+    observer.check(flow, 300)

@@ -1,0 +1,397 @@
+"""The Kafka door on a real broker."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Thread
+from urllib.request import urlopen
+
+import msgspec
+import pytest
+import structlog
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from structlog.testing import capture_logs
+
+from fraudscale import broker
+from fraudscale.broker import Link, Pipe, Watermarks, create_topics, group_version
+from fraudscale.config import KafkaSettings, LogSettings
+from fraudscale.logs import PredictionLog
+from fraudscale.metrics import KafkaMetrics, ModelMetrics
+from fraudscale.model import ENGINE_FILE, GOLDEN_FILE, MANIFEST, Version, build
+from fraudscale.model_loader import store, write_pointer
+from fraudscale.scorer import Scorer
+from fraudscale.stream import LagReporter, Stream
+
+GOOD = {
+    "transaction_id": "t",
+    "amount": 12.5,
+    "merchant_category": "grocery",
+    "hour": 13,
+    "day_of_week": 2,
+    "user_age": 34,
+    "account_balance": 100.0,
+}
+
+
+def value(number: int, **changes) -> bytes:
+    return msgspec.json.encode(GOOD | {"transaction_id": f"t{number}"} | changes)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+class Door:
+    """A stream with all its parts, in this process."""
+
+    def __init__(self, settings: KafkaSettings, model, replica: str = "replica-1") -> None:
+        log = structlog.get_logger()
+        self.settings = settings
+        self.counts = ModelMetrics()
+        self.metrics = KafkaMetrics(
+            consumed=settings.kafka_topic, produced=(settings.scored_topic, settings.dead_letter_topic)
+        )
+        self.scorer = Scorer(
+            self.counts, PredictionLog(LogSettings(log_predictions_sample=0), "stream"), replica
+        )
+        self.scorer.install(model)
+        link = Link(settings.kafka_bootstrap_servers, log)
+        self.reporter = LagReporter(settings, self.metrics, link, Watermarks(settings))
+        self.pipe = Pipe(
+            settings, replica, metrics=self.metrics, link=link, log=log, on_owned=self.reporter.own
+        )
+        self.stream = Stream(self.pipe, self.scorer, self.counts, settings, log)
+
+    def consumed(self) -> float:
+        return self.metrics.consumed.labels(self.settings.kafka_topic).value
+
+    def produced(self, topic: str) -> float:
+        return self.metrics.produced.labels(topic).value
+
+    def transactions(self, result: str) -> float:
+        return self.metrics.transactions.labels(result).value
+
+    def lag(self) -> dict[str, float]:
+        return {labels[2]: gauge.value for labels, gauge in self.metrics.lag._values.items()}
+
+    def queue(self) -> float:
+        return self.metrics.queue_length.labels(self.settings.kafka_topic, self.settings.kafka_group).value
+
+    @contextmanager
+    def running(self) -> Iterator["Door"]:
+        thread = Thread(target=self.stream.run)
+        self.reporter.start()
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.stream.stop()
+            thread.join(30)
+            self.pipe.close()
+            self.reporter.stop()
+            assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def model(make_artifact, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("artifact")
+    make_artifact(folder)
+    files = {name: (folder / name).read_bytes() for name in (ENGINE_FILE, GOLDEN_FILE)}
+    return build((folder / MANIFEST).read_bytes(), files, version="7", alias="champion")
+
+
+@pytest.fixture
+def settings(kafka, request) -> KafkaSettings:
+    """Topics and a group of the test's own."""
+    name = request.node.name.replace("[", "-").replace("]", "")[:100]
+    result = KafkaSettings(
+        kafka_bootstrap_servers=kafka.bootstrap,
+        kafka_topic=name,
+        kafka_group=f"group-{name}",
+        kafka_partitions=3,
+        kafka_lag_seconds=0.2,
+    )
+    create_topics(result)
+    return result
+
+
+def produce(settings: KafkaSettings, values: list[bytes | None], **more) -> None:
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    for i, content in enumerate(values):
+        producer.produce(settings.kafka_topic, content, f"k{i}", **more)
+    assert producer.flush(30) == 0
+
+
+def read(settings: KafkaSettings, topic: str, count: int) -> list:
+    """The first `count` records, and whatever comes after them at once."""
+    config = {"bootstrap.servers": settings.kafka_bootstrap_servers, "group.id": "reader"}
+    consumer = Consumer(config | {"auto.offset.reset": "earliest", "enable.auto.commit": False})
+    found: list = []
+    try:
+        partitions = consumer.list_topics(topic, 10).topics[topic].partitions
+        consumer.assign([TopicPartition(topic, p, 0) for p in partitions])
+        wait_for(lambda: found.extend(consumer.consume(1000, 0.2)) or len(found) >= count)
+        found.extend(consumer.consume(1000, 0.3))
+    finally:
+        consumer.close()
+    return found
+
+
+def committed(settings: KafkaSettings) -> dict[int, int]:
+    """As the group itself would be told: the admin client crashes while a restarted broker loads its groups."""
+    config = {"bootstrap.servers": settings.kafka_bootstrap_servers, "group.id": settings.kafka_group}
+    consumer = Consumer(config)
+    try:
+        asked = [TopicPartition(settings.kafka_topic, p) for p in range(settings.kafka_partitions)]
+        return {p.partition: max(0, p.offset) for p in consumer.committed(asked, 10)}
+    except broker.KafkaException:
+        return {}  # the coordinator is being made, or loads
+    finally:
+        consumer.close()
+
+
+def test_scores_the_good_and_sets_the_bad_aside(settings, model):
+    bad = [b"\xff\xfe no text", value(0, amount=None), b'{"amount": NaN}', b"{}", b"", None, b"[" * 100_000]
+    produce(settings, [value(i) for i in range(1000)], headers=[("traceparent", b"00-a-b-01")])
+    produce(settings, bad, headers=[("traceparent", b"00-c-d-01"), ("own", b"x")])
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 1007)
+    scored = read(settings, settings.scored_topic, 1000)
+    dead = read(settings, settings.dead_letter_topic, len(bad))
+
+    assert sorted(m.key() for m in scored) == sorted(f"k{i}".encode() for i in range(1000))
+    assert {m.key(): m.value() for m in dead} == {f"k{i}".encode(): v for i, v in enumerate(bad)}
+    first = msgspec.json.decode(scored[0].value())
+    assert first["model_version"] == "7"
+    assert first["event_time"].endswith("Z")
+    assert dict(scored[0].headers())["traceparent"] == b"00-a-b-01"
+    headers = dict(dead[0].headers())
+    assert headers["reason"] == b"validation"
+    assert headers["source-topic"] == settings.kafka_topic.encode()
+    assert headers["traceparent"] == b"00-c-d-01"
+    assert headers["own"] == b"x"
+    assert headers["first-seen"].endswith(b"Z")
+    assert door.counts.errors.labels("validation").value == 7
+    assert (door.produced(settings.scored_topic), door.produced(settings.dead_letter_topic)) == (1000, 7)
+    assert sum(committed(settings).values()) == 1007
+
+
+def test_each_score_names_the_record_it_came_from(settings, model):
+    produce(settings, [value(i) for i in range(50)])
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 50)
+    inputs = {(m.partition(), m.offset()): m.key() for m in read(settings, settings.kafka_topic, 50)}
+    for m in read(settings, settings.scored_topic, 50):
+        headers = dict(m.headers())
+        assert inputs.pop((int(headers["source-partition"]), int(headers["source-offset"]))) == m.key()
+    assert not inputs
+
+
+def test_goes_on_where_it_stopped(settings, model):
+    produce(settings, [value(i) for i in range(300)])
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 300)
+    produce(settings, [value(i) for i in range(300, 500)])
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 200)
+    ids = [
+        msgspec.json.decode(m.value())["transaction_id"] for m in read(settings, settings.scored_topic, 500)
+    ]
+    assert sorted(ids) == sorted(f"t{i}" for i in range(500))
+
+
+def test_two_replicas_share_the_partitions_and_report_lag_of_their_own_only(settings, model):
+    with Door(settings, model).running() as one:
+        wait_for(lambda: len(one.lag()) == 3)
+        with Door(settings, model, "replica-2").running() as two:
+            wait_for(lambda: one.lag() and two.lag() and len(one.lag()) + len(two.lag()) == 3)
+            assert not one.lag().keys() & two.lag().keys()
+            produce(settings, [value(i) for i in range(300)])
+            wait_for(lambda: one.consumed() + two.consumed() == 300)
+        wait_for(lambda: len(one.lag()) == 3)
+        assert two.lag() == {}
+        assert one.metrics.rebalances.labels("revoked").value >= 1
+
+
+def test_outlives_a_broker_that_is_down_at_start_and_goes_away_later(settings, model, kafka):
+    kafka.stop()
+    with capture_logs() as log, Door(settings, model).running() as door:
+        wait_for(lambda: any(line["event"] == "broker_unavailable" for line in log))
+        kafka.start()
+        produce(settings, [value(i) for i in range(100)])
+        wait_for(lambda: door.consumed() == 100)
+        kafka.stop()
+        wait_for(lambda: door.metrics.queue_length._values == {})
+        kafka.start()
+        produce(settings, [value(i) for i in range(100, 200)])
+        wait_for(lambda: door.consumed() == 200)
+    changes = [e for line in log if (e := line["event"]) in {"broker_unavailable", "broker_back"}]
+    assert changes[:4] == ["broker_unavailable", "broker_back"] * 2
+    assert len(changes) < 8, "only changes are logged, not each attempt"
+    assert len(read(settings, settings.scored_topic, 200)) >= 200
+
+
+def test_a_broker_that_dies_with_a_batch_in_hand_gets_it_when_it_is_back(settings, model, kafka, monkeypatch):
+    produce(settings, [value(i) for i in range(50)])
+    door = Door(settings, model)
+    score, deaths = door.scorer.score, iter([kafka.stop])
+
+    def dying_once(transactions, started, **more):
+        next(deaths, lambda: None)()
+        return score(transactions, started, **more)
+
+    monkeypatch.setattr(door.scorer, "score", dying_once)
+    with capture_logs() as log, door.running():
+        wait_for(lambda: any(line["event"] == "batch_not_delivered" for line in log))
+        kafka.start()
+        wait_for(lambda: door.consumed() == 50)
+    assert {m.key() for m in read(settings, settings.scored_topic, 50)} == {
+        f"k{i}".encode() for i in range(50)
+    }
+
+
+def test_a_broker_without_the_new_group_protocol_is_spoken_to_in_the_old_one(settings, model, monkeypatch):
+    monkeypatch.setattr(broker, "group_version", lambda _: 0)
+    produce(settings, [value(i) for i in range(50)])
+    with capture_logs() as log, Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 50)
+        with Door(settings, model, "replica-2").running() as two:
+            wait_for(lambda: two.lag() and len(door.lag()) + len(two.lag()) == 3)
+        wait_for(lambda: len(door.lag()) == 3)
+    assert next(line for line in log if line["event"] == "group_protocol_chosen")["protocol"] == "classic"
+
+
+def test_a_batch_that_could_not_be_committed_is_read_again(settings, model, monkeypatch):
+    produce(settings, [value(i) for i in range(20)])
+    commit, failures = broker._commit, iter([True, True])
+
+    def failing_twice(producer, offsets, group, done):
+        if next(failures, False):
+            producer.abort_transaction()
+            done.set_exception(broker.NotDelivered("rolled back"))
+            return
+        commit(producer, offsets, group, done)
+
+    monkeypatch.setattr(broker, "_commit", failing_twice)
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 20)
+        assert door.transactions("aborted") == 2
+    assert len(read(settings, settings.scored_topic, 20)) == 20
+
+
+def test_queue_length_and_lag_agree_with_the_broker_with_no_commit_yet_and_after(settings, model):
+    produce(settings, [value(i) for i in range(150)])
+    waiting = Watermarks(settings).waiting()
+    assert {w.committed for w in waiting.values()} == {None}
+    assert sum(w.lag for w in waiting.values()) == 150
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 150 and door.queue() == 0)
+        assert door.lag() == {"0": 0, "1": 0, "2": 0}
+        assert door.metrics.topic_messages.labels(settings.kafka_topic).value == 150
+    produce(settings, [value(i) for i in range(40)])
+    waiting = Watermarks(settings).waiting()
+    request = [ConsumerGroupTopicPartitions(settings.kafka_group)]
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    told = admin.list_consumer_group_offsets(request)[settings.kafka_group].result(10).topic_partitions
+    assert {p: w.committed for p, w in waiting.items()} == {p.partition: p.offset for p in told}
+    assert sum(w.lag for w in waiting.values()) == 40
+
+
+def test_records_that_retention_removed_do_not_wait(settings):
+    produce(settings, [value(i) for i in range(90)])
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    before = Watermarks(settings).waiting()
+    cut = [TopicPartition(settings.kafka_topic, p, w.end) for p, w in before.items()]
+    for future in admin.delete_records(cut).values():
+        future.result(10)
+    after = Watermarks(settings).waiting()
+    assert sum(w.lag for w in after.values()) == 0
+    assert sum(w.retained for w in after.values()) == 0
+
+
+def test_a_dead_letter_may_be_as_large_as_the_broker_lets_the_input_be(settings, model):
+    largest = b"x" * 1_048_000
+    producer = Producer(
+        {"bootstrap.servers": settings.kafka_bootstrap_servers, "message.max.bytes": 2_000_000}
+    )
+    producer.produce(settings.kafka_topic, largest, "big")
+    assert producer.flush(30) == 0
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 1)
+    (message,) = read(settings, settings.dead_letter_topic, 1)
+    assert message.value() == largest
+
+
+def test_topics_are_created_once(kafka):
+    settings = KafkaSettings(kafka_bootstrap_servers=kafka.bootstrap, kafka_topic="fresh")
+    assert sorted(create_topics(settings)) == ["fresh", "fresh.dead-letter", "fresh.labels", "fresh.scored"]
+    assert create_topics(settings) == []
+    topics = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=10).topics
+    assert [len(topics[t].partitions) for t in ("fresh", "fresh.scored", "fresh.dead-letter")] == [12, 12, 1]
+
+
+def test_this_broker_speaks_the_new_group_protocol(kafka):
+    assert group_version(kafka.bootstrap) == 1
+
+
+@contextmanager
+def process(settings, kafka, make_artifact, folder, patch: str = "") -> Iterator[subprocess.Popen]:
+    """A stream of its own process that starts from a local copy, with no registry to ask; `patch` is run in it first."""
+    cache = folder / "models"
+    version = Version("7", "champion", make_artifact(cache / "draft"))
+    store(cache, cache / "draft", version)
+    write_pointer(cache, version)
+    code = (
+        "import sys; from fraudscale.config import *; from fraudscale.stream import run;"
+        "sys.exit(run(ReplicaSettings(), MetricsSettings(), ModelSettings(), KafkaSettings(), LogSettings()))"
+    )
+    env = os.environ | {
+        "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
+        "KAFKA_TOPIC": settings.kafka_topic,
+        "KAFKA_GROUP": settings.kafka_group,
+        "METRICS_PORT": str(kafka.ports.stream[0]),
+        "MODEL_CACHE_DIR": str(cache),
+        "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",
+        "LOG_PREDICTIONS_SAMPLE": "0",
+        "STOP_TIMEOUT_SECONDS": "5",
+    }
+    with subprocess.Popen([sys.executable, "-c", patch + code], env=env, stdout=subprocess.PIPE) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_a_stream_process_shows_its_metrics_and_ends_cleanly_on_a_signal(
+    settings, kafka, make_artifact, tmp_path
+):
+    produce(settings, [value(i) for i in range(500)])
+    with process(settings, kafka, make_artifact, tmp_path) as running:
+        wait_for(lambda: sum(committed(settings).values()) == 500)
+        with urlopen(f"http://127.0.0.1:{kafka.ports.stream[0]}/metrics", timeout=5) as answer:
+            body = answer.read().decode()
+        running.send_signal(signal.SIGTERM)
+        output, _ = running.communicate(timeout=8)
+    assert running.returncode == 0
+    assert b"stream_stopped" in output
+    assert 'ml_model_predictions_total{result="legitimate",version="7"} 500.0' in body
+
+
+def test_a_stream_process_whose_broker_is_gone_ends_in_time(settings, kafka, make_artifact, tmp_path):
+    with process(settings, kafka, make_artifact, tmp_path) as running:
+        produce(settings, [value(0)])
+        wait_for(lambda: sum(committed(settings).values()) == 1)
+        kafka.stop()
+        running.send_signal(signal.SIGTERM)
+        output, _ = running.communicate(timeout=8)
+    kafka.start()
+    assert running.returncode == 0
+    assert b"stream_stopped" in output

@@ -1,0 +1,602 @@
+import re
+import struct
+import time
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+import structlog
+from structlog.testing import capture_logs
+
+from fraudscale import broker
+from fraudscale.broker import Batch, BrokerUnavailable, Link, NotDelivered, Record, Seldom, Waiting
+from fraudscale.config import KafkaSettings
+from fraudscale.metrics import KafkaMetrics, ModelMetrics
+from fraudscale.records import Prediction
+from fraudscale.scorer import PredictionFailed
+from fraudscale.stream import (
+    LONGEST_DETAIL,
+    DeadLetter,
+    DeadLetterLog,
+    LagReporter,
+    ModelBroken,
+    Stop,
+    Stream,
+    dead_letter,
+    plan,
+    rfc3339,
+)
+
+NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
+GOOD = {
+    "amount": 12.5,
+    "merchant_category": "grocery",
+    "hour": 13,
+    "day_of_week": 2,
+    "user_age": 34,
+    "account_balance": 100.0,
+}
+
+
+def record(offset: int, value: bytes | None = None, *, partition: int = 0, **more) -> Record:
+    body = msgspec.json.encode(GOOD | {"transaction_id": f"t{offset}"}) if value is None else value
+    more = {"headers": (), "timestamp": 1_700_000_000_123} | more
+    return Record("in", partition, offset, f"k{offset}".encode(), body, **more)
+
+
+def score(transactions, started, *, final=True):
+    assert len(transactions) == len(started) > 0
+    return [
+        Prediction(t.transaction_id, False, 0.1, 0.9, "7", "2026-11-23T10:00:00Z", 1.0, "r")
+        for t in transactions
+    ]
+
+
+def failing_on(*ids):
+    def scored(transactions, started, *, final=True):
+        if any(t.transaction_id in ids for t in transactions):
+            raise PredictionFailed("model 7 failed: no")
+        return score(transactions, started)
+
+    return scored
+
+
+def planned(records, score=score, *, works=True):
+    return plan(Batch(records, 0.0), score, lambda: works, "in.scored")
+
+
+# --- what becomes of a batch
+
+
+def test_every_record_is_scored_or_dead():
+    result = planned([record(0), record(1, b"{"), record(2)])
+    assert [dict(o.headers)["source-offset"] for o in result.scored] == [b"0", b"2"]
+    assert [d.record.offset for d in result.dead] == [1]
+
+
+def test_a_score_keeps_the_key_and_says_where_it_came_from():
+    (output,) = planned([record(5, partition=3)]).scored
+    assert (output.topic, output.key) == ("in.scored", b"k5")
+    assert dict(output.headers) == {"source-topic": b"in", "source-partition": b"3", "source-offset": b"5"}
+
+
+def test_a_score_holds_transaction_prediction_and_the_time_of_the_record():
+    value = msgspec.json.decode(planned([record(5)]).scored[0].value)
+    assert value.items() >= {"transaction_id": "t5", "amount": 12.5, "model_version": "7"}.items()
+    assert (value["event_time"], value["schema_version"]) == ("2023-11-14T22:13:20.123Z", 1)
+
+
+def test_the_trace_goes_on_and_other_headers_do_not():
+    (output,) = planned([record(0, headers=[("traceparent", b"00-1"), ("secret", b"x")])]).scored
+    assert dict(output.headers)["traceparent"] == b"00-1"
+    assert "secret" not in dict(output.headers)
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (b"", ""),
+        (b"\xff", ""),
+        (b"[" * 100_000, ""),
+        (b"{}", "transaction_id"),
+        (b"null", ""),
+        (msgspec.json.encode(GOOD | {"transaction_id": "t", "hour": 24}), "hour"),
+        (msgspec.json.encode(GOOD | {"transaction_id": "t"}).replace(b"12.5", b"NaN"), ""),
+        (msgspec.json.encode(GOOD | {"transaction_id": "t"}).replace(b"12.5", b"1e999"), "amount"),
+    ],
+)
+def test_what_is_no_transaction_is_a_dead_letter_that_names_the_field(value, field):
+    (letter,) = planned([record(0, value)]).dead
+    assert (letter.reason, letter.field) == ("validation", field)
+
+
+def test_a_tombstone_is_a_dead_letter():
+    tombstone = Record("in", 0, 0, b"k", None, (), 0)
+    (letter,) = planned([tombstone]).dead
+    assert "tombstone" in letter.detail
+
+
+def test_a_batch_of_bad_records_never_reaches_the_model():
+    assert len(planned([record(0, b"{"), record(1, b"")]).dead) == 2
+
+
+# --- a model that fails
+
+
+def test_the_record_that_breaks_the_model_is_found_and_the_others_are_scored():
+    result = planned([record(i) for i in range(5)], failing_on("t3"))
+    assert [(d.record.offset, d.reason) for d in result.dead] == [(3, "prediction")]
+    assert len(result.scored) == 4
+
+
+def test_a_record_alone_in_its_batch_is_found_too():
+    result = planned([record(3)], failing_on("t3"))
+    assert [d.reason for d in result.dead] == ["prediction"]
+
+
+def test_a_model_that_fails_on_anything_condemns_no_record():
+    with pytest.raises(ModelBroken, match="model 7 failed"):
+        planned([record(i) for i in range(3)], failing_on("t0", "t1", "t2"), works=False)
+
+
+# --- dead letters
+
+
+def test_a_dead_letter_keeps_bytes_and_key_and_tells_why_and_from_where():
+    letter = DeadLetter(record(9, b"\xff", partition=2), "validation", "hour", "Expected `int` <= 23")
+    output = dead_letter(letter, "in.dead-letter", NOW)
+    assert (output.topic, output.key, output.value) == ("in.dead-letter", b"k9", b"\xff")
+    headers = dict(output.headers)
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-00", headers.pop("traceparent"))
+    assert headers == {
+        "reason": "validation",
+        "error-field": "hour",
+        "error-detail": b"Expected `int` <= 23",
+        "first-seen": "2026-11-23T10:00:00Z",
+        "source-topic": b"in",
+        "source-partition": b"2",
+        "source-offset": b"9",
+    }
+
+
+def test_a_dead_letter_keeps_the_headers_of_others():
+    came = [("traceparent", b"00-1"), ("own", None)]
+    output = dead_letter(DeadLetter(record(0, headers=came), "validation", "", ""), "dead", NOW)
+    assert output.headers[:2] == came
+
+
+def test_a_replayed_record_that_fails_again_keeps_its_first_time_and_has_each_header_once():
+    came = [("first-seen", b"2026-01-01T00:00:00Z"), ("reason", b"prediction"), ("source-offset", b"1")]
+    output = dead_letter(DeadLetter(record(8, headers=came), "validation", "", ""), "dead", NOW)
+    names = [name for name, _ in output.headers]
+    assert len(names) == len(set(names))
+    assert dict(output.headers)["first-seen"] == b"2026-01-01T00:00:00Z"
+    assert dict(output.headers)["source-offset"] == b"8"
+
+
+def test_the_detail_of_a_dead_letter_is_bounded():
+    output = dead_letter(DeadLetter(record(0), "prediction", "", "x" * 10_000), "dead", NOW)
+    assert len(dict(output.headers)["error-detail"]) == LONGEST_DETAIL
+
+
+def test_dead_letters_are_logged_together_and_seldom():
+    letters = [DeadLetter(record(i), "validation", "hour", "no") for i in range(3)]
+    with capture_logs() as lines:
+        log = DeadLetterLog(structlog.get_logger())
+        log.add(letters[:1])
+        log.add(letters)
+        log.add(letters)
+        log.flush()
+        log.flush()
+    assert [line["count"] for line in lines] == [1, 6]
+    assert lines[0]["first_source"] == "in/0/0"
+
+
+# --- small things
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (1_700_000_000_007, "2023-11-14T22:13:20.007Z"),
+        (2**62, "9999-12-31T23:59:59.999Z"),
+    ],
+)
+def test_times_are_rfc_3339_whatever_a_producer_sends(milliseconds, text):
+    assert rfc3339(milliseconds) == text
+
+
+def test_a_batch_knows_where_each_partition_begins_and_goes_on():
+    batch = Batch([record(4), record(9, partition=1), record(5), record(7)], 0.0)
+    assert batch.first_offsets() == {("in", 0): 4, ("in", 1): 9}
+    assert batch.next_offsets() == {("in", 0): 8, ("in", 1): 10}
+
+
+@pytest.mark.parametrize(
+    ("low", "end", "committed", "lag"),
+    [
+        (0, 10, None, 10),  # nothing committed: all that is there waits
+        (4, 10, None, 6),
+        (0, 10, 7, 3),
+        (8, 10, 3, 2),  # retention overtook the group
+        (0, 10, 10, 0),
+        (0, 5, 9, 0),  # the topic was made anew
+    ],
+)
+def test_lag_counts_what_waits_and_is_never_negative(low, end, committed, lag):
+    assert Waiting(low, end, committed).lag == lag
+
+
+def test_seldom_lets_each_kind_through_once():
+    seldom = Seldom(60)
+    assert [seldom.due(kind) for kind in "aaba"] == [True, False, True, False]
+
+
+def test_a_link_tells_changes_only():
+    with capture_logs() as lines:
+        link = Link("kafka:9092", structlog.get_logger())
+        for change in (link.back, lambda: link.lost("a"), lambda: link.lost("b"), link.back, link.back):
+            change()
+    assert [line["event"] for line in lines] == ["broker_unavailable", "broker_back"]
+    assert lines[0]["reason"] == "a"
+
+
+# --- the features of a cluster
+
+
+def answer(features: bytes | None, error: int = 0) -> bytes:
+    """An ApiVersions answer, version 3, with two APIs and one tag before that of the finalized features."""
+    apis = b"\x03" + struct.pack(">hhhb", 0, 0, 9, 0) + struct.pack(">hhhb", 18, 0, 4, 0)
+    tags = [b"\x01\x08" + bytes(8)] + ([b"\x02" + bytes([len(features)]) + features] if features else [])
+    return struct.pack(">ih", 1, error) + apis + bytes(4) + bytes([len(tags)]) + b"".join(tags)
+
+
+def test_finalized_features_are_read_from_the_answer():
+    content = b"\x03" + b"\x0egroup.version" + bytes([0, 1, 0, 1, 0]) + b"\x04abc" + bytes([0, 7, 0, 7, 0])
+    assert broker._finalized(answer(content)) == {"group.version": 1, "abc": 7}
+
+
+@pytest.mark.parametrize("content", [answer(None), answer(b"\x02\x04abc" + bytes([0, 7, 0, 7, 0]), error=35)])
+def test_a_broker_without_features_or_with_an_error_has_none(content):
+    assert broker._finalized(content) == {}
+
+
+def test_no_server_to_ask_is_said_with_its_address():
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1: "):
+        broker.group_version("127.0.0.1:1")
+
+
+# --- the pipe
+
+
+class FakeMessage:
+    def __len__(self):
+        return 1
+
+    def __init__(self, partition, offset, error=None):
+        self._values = {"topic": "in", "partition": partition, "offset": offset, "error": error}
+        self._values |= {"key": None, "value": b"", "headers": None, "timestamp": (1, 0)}
+
+    def __getattr__(self, name):
+        return lambda: self._values[name]
+
+
+class FakeConsumer:
+    """Gives prepared messages out; `during` runs within the second `consume`, as the client's callbacks do."""
+
+    def __init__(self, messages, during=lambda: None):
+        self.messages = messages
+        self.during = during
+        self.sought = []
+        self.closed = False
+
+    def consume(self, count, seconds):
+        if count > 1:
+            self.during()
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        return taken
+
+    def committed(self, places, seconds):
+        """The group's commit is at offset 5 everywhere."""
+        return [broker.TopicPartition(p.topic, p.partition, 5) for p in places]
+
+    def seek(self, place):
+        self.sought.append((place.partition, place.offset))
+
+    def close(self):
+        self.closed = True
+
+
+def pipe_on(consumer, owned):
+    pipe = broker.Pipe(
+        KafkaSettings(kafka_topic="in"),
+        "r",
+        metrics=KafkaMetrics(consumed="in", produced=()),
+        link=Link("kafka:9092", structlog.get_logger()),
+        log=structlog.get_logger(),
+        on_owned=lambda _: None,
+    )
+    pipe._consumer, pipe._owned = consumer, frozenset(owned)
+    return pipe
+
+
+def places(batch):
+    return [(r.partition, r.offset) for r in batch.records]
+
+
+def test_records_of_a_partition_that_is_revoked_during_the_read_are_left_to_its_new_owner():
+    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(1, 7), FakeMessage(0, 6)])
+    pipe = pipe_on(consumer, {0, 1})
+    consumer.during = lambda: pipe._rebalanced("revoked", [broker.TopicPartition("in", 0)])
+    with capture_logs():
+        batch = pipe.read(10, 0)
+    assert (places(batch), consumer.sought) == ([(1, 7)], [])
+
+
+def test_records_of_a_partition_that_comes_back_during_the_read_are_read_again():
+    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(1, 7), FakeMessage(0, 6)])
+    pipe = pipe_on(consumer, {0, 1})
+
+    def lost_and_back():
+        pipe._rebalanced("lost", [broker.TopicPartition("in", 0)])
+        pipe._rebalanced("assigned", [broker.TopicPartition("in", 0)])
+
+    consumer.during = lost_and_back
+    with capture_logs():
+        batch = pipe.read(10, 0)
+    assert (places(batch), consumer.sought) == ([(1, 7)], [(0, 5)])
+
+
+def test_a_fatal_error_begins_again_with_new_clients():
+    fatal = broker.KafkaError(broker.KafkaError._FATAL, "fenced", True)
+    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(0, 0, fatal)])
+    pipe = pipe_on(consumer, {0})
+    with capture_logs() as lines:
+        assert pipe.read(10, 0).records == []
+    assert consumer.closed
+    assert (pipe._consumer, pipe._owned) == (None, frozenset())
+    assert [line["event"] for line in lines] == ["kafka_error"]
+
+
+def test_an_error_that_passes_keeps_the_records_around_it():
+    passing = broker.KafkaError(broker.KafkaError._TRANSPORT)
+    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(0, 0, passing), FakeMessage(0, 6)])
+    with capture_logs():
+        batch = pipe_on(consumer, {0}).read(10, 0)
+    assert places(batch) == [(0, 5), (0, 6)]
+
+
+def test_a_batch_whose_place_cannot_be_found_again_begins_again_with_new_clients():
+    consumer = FakeConsumer([])
+
+    def refuse(_):
+        raise broker.KafkaException(broker.KafkaError(broker.KafkaError._STATE))
+
+    consumer.seek = refuse
+    pipe = pipe_on(consumer, {0})
+    with capture_logs():
+        pipe.give_back(Batch([record(5)], 0.0))
+    assert consumer.closed
+
+
+# --- the loop
+
+
+class FakePipe:
+    """Gives the same batches out, and notes what it is asked to do."""
+
+    def __init__(self, *batches: Batch, fails: int = 0) -> None:
+        self.batches = list(batches)
+        self.fails = fails
+        self.delivered: list[tuple[Batch, list]] = []
+        self.given_back: list[Batch] = []
+
+    def read(self, max_records, seconds):
+        return self.batches.pop(0) if self.batches else Batch([], 0.0)
+
+    def deliver(self, batch, outputs, on_committed):
+        if self.fails:
+            self.fails -= 1
+            raise NotDelivered("no")
+        self.delivered.append((batch, list(outputs)))
+        on_committed()
+
+    def finish(self):
+        """Nothing is in flight: each batch was committed at once."""
+
+    def give_back(self, batch):
+        self.given_back.append(batch)
+
+
+class FakeScorer:
+    lineup = None
+    score = staticmethod(score)
+
+
+@pytest.fixture
+def loop(monkeypatch):
+    """`loop(pipe, scorer) -> (stream, metrics)`, with waits that take no time."""
+    monkeypatch.setattr("fraudscale.stream.BACK_OFF_SECONDS", (0.0,))
+
+    def make(pipe, scorer=FakeScorer):
+        counts = ModelMetrics()
+        settings = KafkaSettings(kafka_topic="in")
+        return Stream(pipe, scorer, counts, settings, structlog.get_logger()), counts
+
+    return make
+
+
+def test_a_batch_is_delivered_whole_and_bad_input_is_counted(loop):
+    pipe = FakePipe(Batch([record(0), record(1, b"{")], 0.0))
+    stream, counts = loop(pipe)
+    with capture_logs():
+        stream.step()
+    ((_, outputs),) = pipe.delivered
+    assert [o.topic for o in outputs] == ["in.scored", "in.dead-letter"]
+    assert counts.errors.labels("validation").value == 1
+
+
+def test_bad_input_that_was_not_delivered_is_not_counted_yet(loop):
+    stream, counts = loop(FakePipe(Batch([record(1, b"{")], 0.0), fails=1))
+    with capture_logs() as lines:
+        stream.step()
+    assert [line["event"] for line in lines] == ["batch_not_delivered"]
+    assert counts.errors.labels("validation").value == 0
+
+
+def test_a_broken_model_gives_the_batch_back(loop):
+    scorer = FakeScorer()
+    scorer.score = failing_on("t0")
+    pipe = FakePipe(Batch([record(0)], 0.0))
+    stream, counts = loop(pipe, scorer)
+    with capture_logs() as lines:
+        stream.step()
+    assert (len(pipe.given_back), pipe.delivered) == (1, [])
+    assert [line["event"] for line in lines] == ["model_broken"]
+    assert counts.active.labels().value == 0
+
+
+def test_nothing_is_read_while_there_is_no_model(loop):
+    class NoModelYet:
+        @property
+        def lineup(self):
+            stream.stop()
+
+    pipe = FakePipe()
+    pipe.read = lambda *_: pytest.fail("a stream without a model has read")
+    stream, _ = loop(pipe, NoModelYet())
+    stream.run()
+
+
+# --- stopping
+
+
+@pytest.fixture
+def timers(monkeypatch):
+    """Timers that were started, as (seconds, what they do); none of them runs."""
+    started = []
+
+    class FakeTimer:
+        def __init__(self, seconds, function, arguments):
+            self.entry = seconds, lambda: function(*arguments)
+
+        def start(self):
+            started.append(self.entry)
+
+    monkeypatch.setattr("fraudscale.stream.Timer", FakeTimer)
+    return started
+
+
+class Stoppable:
+    def __init__(self):
+        self.stopped = 0
+        self.deadline = None
+
+    def stop(self):
+        self.stopped += 1
+
+    def hurry(self, deadline):
+        self.deadline = deadline
+
+
+def test_a_signal_stops_the_stream_and_limits_the_time_for_it(timers):
+    part = Stoppable()
+    Stop(part, part, 8, structlog.get_logger()).on_signal(15, None)
+    assert part.stopped == 1
+    assert part.deadline - time.monotonic() == pytest.approx(6, abs=0.5)
+    assert [seconds for seconds, _ in timers] == [8]
+
+
+def test_a_second_signal_ends_the_process_on_the_spot(timers, monkeypatch):
+    codes = []
+    monkeypatch.setattr("os._exit", codes.append)
+    part = Stoppable()
+    stop = Stop(part, part, 8, structlog.get_logger())
+    stop.on_signal(15, None)
+    stop.on_signal(2, None)
+    assert [seconds for seconds, _ in timers] == [8, 0]
+    with capture_logs() as lines:
+        timers[1][1]()
+    assert (codes, part.stopped) == ([1], 1)
+    assert [line["event"] for line in lines] == ["stop_forced"]
+
+
+# --- lag
+
+
+class FakeWatermarks:
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def oldest(self, waiting):
+        return self.timestamp
+
+    timestamp = 0
+
+    def waiting(self):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def reporter_of(*answers):
+    counts = KafkaMetrics(consumed="in", produced=())
+    settings = KafkaSettings(kafka_topic="in", kafka_group="g")
+    link = Link("kafka:9092", structlog.get_logger())
+    return LagReporter(settings, counts, link, FakeWatermarks(*answers)), counts
+
+
+WAITING = {0: Waiting(0, 10, 4), 1: Waiting(5, 10, None)}
+
+
+def values(family):
+    return {labels: gauge.value for labels, gauge in family._values.items()}
+
+
+def test_queue_length_counts_all_partitions_and_lag_our_own():
+    reporter, counts = reporter_of(WAITING)
+    reporter.own(frozenset({1}))
+    reporter.report()
+    assert values(counts.queue_length) == {("in", "g"): 11}
+    assert values(counts.topic_messages) == {("in",): 15}
+    assert values(counts.lag) == {("in", "g", "1"): 5}
+
+
+def test_the_lag_of_a_revoked_partition_vanishes_at_once():
+    reporter, counts = reporter_of(WAITING)
+    reporter.own(frozenset({0, 1}))
+    reporter.report()
+    reporter.own(frozenset({0}))
+    assert values(counts.lag) == {("in", "g", "0"): 6}
+
+
+def test_figures_that_cannot_be_known_are_taken_away():
+    reporter, counts = reporter_of(WAITING, BrokerUnavailable("gone"))
+    reporter.own(frozenset({0}))
+    reporter.report()
+    with capture_logs():
+        reporter.report()
+    assert values(counts.queue_length) == values(counts.lag) == values(counts.topic_messages) == {}
+    assert values(counts.oldest_age) == values(counts.without_commit) == {}
+
+
+def test_the_age_is_that_of_the_oldest_waiting_message_and_zero_when_none_waits(monkeypatch):
+    monkeypatch.setattr(FakeWatermarks, "timestamp", int((time.time() - 60) * 1000))
+    reporter, counts = reporter_of(WAITING, {0: Waiting(0, 10, 10)})
+    reporter.report()
+    assert values(counts.oldest_age) == {("in", "g"): pytest.approx(60, abs=5)}
+    assert values(counts.without_commit) == {("in", "g"): 1}
+    reporter.report()
+    assert values(counts.oldest_age) == values(counts.without_commit) == {("in", "g"): 0}
+
+
+def test_a_clock_that_is_ahead_makes_no_age_below_zero_and_an_unread_message_none_at_all(monkeypatch):
+    reporter, counts = reporter_of(WAITING, WAITING)
+    monkeypatch.setattr(FakeWatermarks, "timestamp", int((time.time() + 60) * 1000))
+    reporter.report()
+    assert values(counts.oldest_age) == {("in", "g"): 0}
+    monkeypatch.setattr(FakeWatermarks, "timestamp", None)
+    reporter.report()
+    assert values(counts.oldest_age) == {}
