@@ -1,0 +1,1 @@
+"""The load test: arrivals fixed in advance, sent over HTTP or Kafka, latency counted from the intended send time."""

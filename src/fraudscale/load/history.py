@@ -1,0 +1,73 @@
+"""What Prometheus saw during a run: the queue and the replicas over time. Without a Prometheus there is none of it."""
+
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from typing import Final, NamedTuple
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+
+from fraudscale import metrics
+
+STEP_SECONDS: Final = 5
+"""As often as replicas are scraped."""
+MAX_POINTS: Final = 1000
+ASK_SECONDS: Final = 5.0
+
+
+class Points(NamedTuple):
+    """A series: seconds after the start, and values."""
+
+    at: list[float]
+    values: list[float]
+
+
+class History(msgspec.Struct, frozen=True):
+    """Series of the platform; empty where nothing is known."""
+
+    queue: Points = Points([], [])
+    """Transactions that wait on the topic."""
+    replicas: Points = Points([], [])
+    """Replicas whose HTTP door answers."""
+
+
+class _Series(msgspec.Struct):
+    values: list[tuple[float, str]]
+
+
+class _Data(msgspec.Struct):
+    result: list[_Series]
+
+
+class _Answer(msgspec.Struct):
+    data: _Data
+
+
+def history(prometheus: str | None, began: float, ended: float, *, topic: str, group: str) -> History:
+    """Ask for what happened between two instants (seconds since 1970)."""
+    if prometheus is None:
+        return History()
+    waiting = f'max({metrics.QUEUE_LENGTH.name}{{topic="{topic}",group="{group}"}})'
+    return History(
+        _ask(prometheus, waiting, began, ended),
+        _ask(prometheus, 'sum(up{job="ml-model",container="serve"})', began, ended),
+    )
+
+
+def _ask(prometheus: str, query: str, began: float, ended: float) -> Points:
+    step = max(STEP_SECONDS, (ended - began) / MAX_POINTS)
+    parameters = urlencode({"query": query, "start": began, "end": ended, "step": step})
+    connection = HTTPConnection(urlsplit(prometheus).netloc, timeout=ASK_SECONDS)
+    try:
+        connection.request("GET", f"/api/v1/query_range?{parameters}")
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != HTTPStatus.OK:
+            return Points([], [])
+        found = msgspec.json.decode(body, type=_Answer).data.result
+    except (OSError, HTTPException, msgspec.DecodeError):  # a picture with a panel less, and no lost report
+        return Points([], [])
+    finally:
+        connection.close()
+    pairs = found[0].values if found else []
+    return Points([round(at - began, 1) for at, _ in pairs], [float(value) for _, value in pairs])

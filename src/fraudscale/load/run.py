@@ -1,0 +1,237 @@
+"""A load test from order to report: what is sent, how, and what is written about it."""
+
+import asyncio
+import ipaddress
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+from fraudscale.config import KafkaSettings
+from fraudscale.load import report as reporting
+from fraudscale.load.history import history
+from fraudscale.load.measure import Item, Items, Measures, Stop
+from fraudscale.load.over_http import HttpSender, Target
+from fraudscale.load.over_kafka import KafkaSender
+from fraudscale.load.progress import Live
+from fraudscale.load.shapes import Schedule, Shape, Shaped, instants
+from fraudscale.load.transactions import Recording, encoded, generated
+
+SECONDS: Final = 60.0
+RATE: Final = 100.0
+MAX_RATE: Final = 1e6
+MAX_SECONDS: Final = 30 * 86400.0
+PICTURES: Final = (".png", ".svg")
+
+
+class BadOrder(Exception):
+    """The order can't be carried out as it stands; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a person asks for; None where nothing was said."""
+
+    over: Literal["http", "kafka"]
+    target: Target
+    """For HTTP."""
+    rate: float | None = None
+    """Transactions a second; `shapes` says what a shape makes of it."""
+    shape: Shape | None = None
+    seconds: float | None = None
+    even: bool = False
+    replay: Path | None = None
+    speed: float = 1.0
+    picture: Path | None = None
+    saved: Path | None = None
+    """Where the JSON is written to."""
+
+    def check(self) -> None:
+        """Check what is cheap to check.
+
+        Raises:
+            BadOrder: says what is wrong.
+        """
+        for wrong, message in self._wrongs():
+            if wrong:
+                raise BadOrder(message)
+
+    def _wrongs(self) -> Iterator[tuple[bool, str]]:
+        recorded = self.shape is Shape.RECORDED
+        yield recorded and self.replay is None, "--shape recorded needs a file: --replay FILE"
+        yield (
+            self.replay is not None and self.shape not in {None, Shape.RECORDED},
+            f"--replay keeps the gaps of the file, so it can't have --shape {self.shape}; leave one of the two out",
+        )
+        yield (
+            self.replay is not None and self.rate is not None,
+            "--replay keeps the gaps of the file, so it can't have a --rate; --speed makes it faster",
+        )
+        yield (
+            self.replay is None and self.speed != 1,
+            "--speed is for --replay FILE; a generated load has a --rate",
+        )
+        yield (
+            self.rate is not None and not 0 < self.rate <= MAX_RATE,
+            f"--rate {self.rate}: must be above 0 and at most {MAX_RATE:,.0f}",
+        )
+        yield (
+            self.seconds is not None and not 0 < self.seconds <= MAX_SECONDS,
+            f"--seconds {self.seconds}: must be above 0 and at most 30 days",
+        )
+        yield not 0 < self.speed <= 1e6, f"--speed {self.speed}: must be above 0"
+        yield self.target.connections < 1, f"--connections {self.target.connections}: must be at least 1"
+        yield self.target.timeout <= 0, f"--timeout {self.target.timeout}: must be above 0"
+        yield (
+            self.over == "http" and not _is_plain_http(self.target.url),
+            f"--url {self.target.url}: must be http://HOST[:PORT], such as http://127.0.0.1:8000",
+        )
+        yield (
+            self.target.source is not None and not _is_address(self.target.source),
+            f"--source {self.target.source}: must be an address of this machine, such as 127.0.0.2",
+        )
+        for path in (self.picture, self.saved):
+            yield (
+                path is not None and not path.parent.is_dir(),
+                f"{path}: its folder does not exist",
+            )
+        yield (
+            self.picture is not None and self.picture.suffix.lower() not in PICTURES,
+            f"--picture {self.picture}: the name must end in .png or .svg",
+        )
+
+
+def _is_plain_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "http" and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def run(
+    order: Order,
+    kafka: KafkaSettings,
+    prometheus: str | None,
+    *,
+    as_json: bool,
+) -> int:
+    """Send the load; write table or JSON to stdout, and the files that were asked for.
+
+    Ctrl-C ends the sending, and the report is about what was done; a second one doesn't wait for answers.
+
+    Args:
+        order: what to send.
+        kafka: brokers and topics, where the order is for Kafka.
+        prometheus: address that knows queue and replicas over time, if there is one.
+        as_json: JSON on stdout, and the table on stderr.
+
+    Returns:
+        Exit code: 0 for a run that was what it promised, 1 where the rate was not kept, nothing was scored, or scores
+        are missing or doubled.
+
+    Raises:
+        BadOrder, BadRecording: the user's input is the cause.
+        Unreachable, BrokerUnavailable: nothing answers there.
+        OSError: a file can't be written.
+    """
+    order.check()
+    schedule, items = _plan(order, seed=time.time_ns() % 2**32)
+    measures, stop = Measures(schedule.seconds), Stop()
+    began = datetime.now(UTC)
+    with _stopped_by_signals(stop), Live(measures, schedule.seconds) as live:
+        _send(order, kafka, schedule, items, measures, stop, live.started)
+    past = history(
+        prometheus, began.timestamp(), time.time(), topic=kafka.kafka_topic, group=kafka.kafka_group
+    )
+    ordered = _describe(order, kafka, schedule, began)
+    result = reporting.build(ordered, schedule, measures, stop.at, past)
+    _write(order, result, as_json=as_json)
+    return 0 if result.good else 1
+
+
+def _plan(order: Order, seed: int) -> tuple[Schedule, Items]:
+    if order.replay is not None:
+        recording = Recording(order.replay)
+        schedule: Schedule = recording.schedule(order.speed, order.seconds)
+        transactions = recording.transactions()
+    else:
+        shape = order.shape or Shape.CONSTANT
+        schedule = Shaped(shape, order.rate or RATE, order.seconds or SECONDS, order.even, seed)
+        transactions = generated(seed)
+    sent = zip(instants(schedule), encoded(transactions), strict=False)
+    return schedule, (Item(due, key, body) for due, (key, body) in sent)
+
+
+def _send(
+    order: Order,
+    kafka: KafkaSettings,
+    schedule: Schedule,
+    items: Items,
+    measures: Measures,
+    stop: Stop,
+    started: Callable[[float], None],
+) -> None:
+    if order.over == "kafka":
+        KafkaSender(kafka, items, measures, stop).run(started)
+        return
+    sender = HttpSender(order.target, items, schedule.seconds, measures, stop)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(sender.run(started))
+
+
+@contextmanager
+def _stopped_by_signals(stop: Stop) -> Iterator[None]:
+    before = {which: signal.signal(which, stop.ask) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+
+
+def _describe(order: Order, kafka: KafkaSettings, schedule: Schedule, began: datetime) -> reporting.Run:
+    recorded = order.replay is not None
+    topic = f"{kafka.kafka_topic} at {kafka.kafka_bootstrap_servers}"
+    return reporting.Run(
+        over=order.over,
+        target=topic if order.over == "kafka" else order.target.url,
+        shape=Shape.RECORDED if recorded else order.shape or Shape.CONSTANT,
+        arrivals="recorded" if recorded else "even" if order.even else "Poisson",
+        seconds=round(schedule.seconds, 3),
+        started_at=began.isoformat(timespec="seconds").replace("+00:00", "Z"),
+    )
+
+
+def _write(order: Order, result: reporting.Report, *, as_json: bool) -> None:
+    text = reporting.table(result)
+    content = msgspec.json.format(msgspec.json.encode(result))
+    print(text, file=sys.stderr if as_json else sys.stdout)
+    if as_json:
+        print(content.decode())  # noqa: T201 - the report is what the command is for
+    if order.saved is not None:
+        order.saved.write_bytes(content + b"\n")
+    if order.picture is not None:
+        from fraudscale.load import picture  # noqa: PLC0415 - matplotlib takes a second to import
+
+        picture.draw(result, order.picture)
+    for path in (order.saved, order.picture):
+        if path is not None:
+            print(f"written: {path}", file=sys.stderr)  # noqa: T201
