@@ -1,0 +1,194 @@
+"""One picture of a rehearsal, a column an HPA: load, utilisation, replicas with reasons, waiting."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+
+from fraudscale.rehearsal.queueing import Felt, Service
+from fraudscale.rehearsal.rehearse import Rehearsal
+from fraudscale.rehearsal.report import clock, cpu_target
+
+MOST_REASONS: Final = 12
+"""Changes of scale that are written out; more would cover each other."""
+
+_MILLISECONDS: Final = FuncFormatter(lambda value, _: f"{value:,g}")
+# Above the panel, where it hides nothing.
+_LEGEND: Final[Any] = {
+    "loc": "lower right",
+    "bbox_to_anchor": (1, 0.97),
+    "frameon": False,
+    "fontsize": 7.5,
+    "ncols": 5,
+    "columnspacing": 1,
+    "handlelength": 1.6,
+}
+_REASON_COLOURS: Final = {
+    "ScaleUpStabilized": "#e7b46a",
+    "ScaleDownStabilized": "#8fc3a4",
+    "ScaleUpLimit": "#d9701f",
+    "ScaleDownLimit": "#2c7a4b",
+    "TooManyReplicas": "#c23b22",
+    "TooFewReplicas": "#3aa6b9",
+    "SucceededRescale": "#1f5fa8",
+}
+_BLUE, _RED, _GREY, _GREEN, _ORANGE = "#1f5fa8", "#c23b22", "#6b6b6b", "#2c7a4b", "#d98a1f"
+_COLUMN_WIDTH: Final = 9.0
+_HEIGHT: Final = 10.0
+_ENDS: Final = ((3 * 86_400, 86_400, "days"), (3 * 3600, 3600, "hours"), (0, 60, "minutes"))
+# Without these, two runs write two different files of the same picture.
+_SAME: Final[Any] = {"svg.hashsalt": "fraudscale", "svg.fonttype": "path"}
+
+
+def draw(path: Path, rehearsals: Sequence[Rehearsal], felt: Sequence[Felt], service: Service) -> None:
+    """Write the picture; its format is its name's ending.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    figure = Figure(figsize=(_COLUMN_WIDTH * len(rehearsals), _HEIGHT), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(
+        4, len(rehearsals), sharex=True, sharey="row", squeeze=False, height_ratios=(1, 1, 1.6, 1)
+    )
+    latency = [
+        _column(axes[:, column], rehearsal, its, service)
+        for column, (rehearsal, its) in enumerate(zip(rehearsals, felt, strict=True))
+    ]
+    # Only now: a limit that is set keeps a row from growing with its other columns.
+    for panel in axes.flat:
+        panel.set_ylim(0, max(1.0, panel.get_ylim()[1]))
+    for panel in latency[1:]:
+        panel.sharey(latency[0])
+    # No date inside: the picture of the same trace is the same file.
+    metadata = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}.get(path.suffix.lower())
+    with rc_context(_SAME):
+        figure.savefig(path, metadata=metadata)
+
+
+def _column(axes: npt.NDArray[Any], rehearsal: Rehearsal, felt: Felt, service: Service) -> Axes:
+    load, use, replicas, waiting = axes
+    unit, name = next((unit, name) for least, unit, name in _ENDS if rehearsal.trace.seconds >= least)
+    for panel in axes:
+        _plain(panel)
+    load.set_title(rehearsal.file, loc="left", fontsize=11, y=1.1)
+    _load(load, rehearsal, felt, service)
+    _use(use, rehearsal, felt)
+    _replicas(replicas, rehearsal)
+    latency = _waiting(waiting, felt)
+    waiting.set_xlabel(f"{name} since the start")
+    # Round numbers of the unit, ten of them at most.
+    ends = np.asarray(MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(0, rehearsal.trace.seconds / unit))
+    waiting.set_xticks(ends * unit, [f"{end:g}" for end in ends])
+    waiting.set_xlim(0, rehearsal.trace.seconds)
+    return latency
+
+
+def _load(axes: Axes, rehearsal: Rehearsal, felt: Felt, service: Service) -> None:
+    pod = service.capacity(rehearsal.trace.cpu_request_m)
+    _steps(axes, felt, felt.cpu_m / 1000, color=_BLUE, label="load")
+    _steps(axes, felt, felt.ready * pod / 1000, color=_GREY, linestyle=":", label="ready pods can do")
+    axes.set(ylabel="CPU, cores")
+    _legend(axes)
+
+
+def _use(axes: Axes, rehearsal: Rehearsal, felt: Felt) -> None:
+    request = rehearsal.trace.cpu_request_m
+    percent = 100 * felt.cpu_m / np.maximum(felt.ready, 1) / request
+    _steps(axes, felt, percent, color=_BLUE, label="CPU of a ready pod")
+    memory = 100 * felt.memory_mi / rehearsal.trace.memory_request_mi
+    _steps(axes, felt, memory, color=_GREEN, linewidth=0.9, label="memory of a pod")
+    target = cpu_target(rehearsal.hpa, request)
+    if target is not None:
+        axes.axhline(target, color=_RED, linewidth=0.9, linestyle="--", label=f"CPU target {target:g} %")
+        over = np.append(np.maximum(percent, target), target)
+        ends = np.append(felt.start, felt.start[-1] + felt.length[-1])
+        axes.fill_between(ends, over, target, step="post", color=_RED, alpha=0.15, linewidth=0)
+    axes.set(ylabel="percent of the request")
+    _legend(axes)
+
+
+def _replicas(axes: Axes, rehearsal: Rehearsal) -> None:
+    decisions = rehearsal.decisions
+    at = [d.at for d in decisions]
+    want = [np.nan if d.want is None else d.want for d in decisions]
+    stabilised = [np.nan if d.stabilised is None else d.stabilised.value for d in decisions]
+    axes.step(at, want, where="post", color=_ORANGE, linewidth=0.8, label="metrics want")
+    axes.step(at, stabilised, where="post", color=_GREEN, linewidth=1, linestyle="--", label="stabilised")
+    axes.step(at, [d.target for d in decisions], where="post", color=_BLUE, linewidth=2, label="replicas")
+    for limit in (rehearsal.hpa.min_replicas, rehearsal.hpa.max_replicas):
+        axes.axhline(limit, color=_GREY, linewidth=0.7, linestyle=":")
+    _reasons(axes, rehearsal)
+    axes.set(ylabel="replicas")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    _legend(axes)
+
+
+def _reasons(axes: Axes, rehearsal: Rehearsal) -> None:
+    """A strip at the panel's foot with the reason of each tick, and the changes of scale in words where they fit."""
+    spans: dict[str, list[tuple[float, float]]] = {}
+    for reason, ticks in groupby(rehearsal.decisions, key=lambda d: d.reason):
+        run = list(ticks)
+        spans.setdefault(reason, []).append(
+            (run[0].at, run[-1].at - run[0].at + rehearsal.trace.sync_period_s)
+        )
+    for reason, its in spans.items():
+        # Quiet ticks are no news.
+        if reason != "DesiredWithinRange":
+            colour = _REASON_COLOURS.get(reason, _GREY)
+            strip = axes.broken_barh(its, (0, 0.05), color=colour, label=reason, linewidth=0)
+            strip.set_transform(axes.get_xaxis_transform())
+    changes = rehearsal.changes
+    for i, d in enumerate(changes if len(changes) <= MOST_REASONS else ()):
+        # In rows, so that neighbours don't cover each other.
+        axes.annotate(
+            f"{clock(d.at)}\n{d.current} → {d.target}\n{d.reason}",
+            (d.at, d.target),
+            xytext=(d.at, (0.07, 0.22)[i % 2]),
+            textcoords=axes.get_xaxis_transform(),
+            fontsize=7,
+            color=_GREY,
+            arrowprops={"arrowstyle": "-", "color": "#c8c8c8", "linewidth": 0.6},
+        )
+
+
+def _waiting(axes: Axes, felt: Felt) -> Axes:
+    _steps(axes, felt, felt.backlog, color=_RED, label="backlog")
+    axes.set(ylabel="requests waiting")
+    latency = axes.twinx()
+    _steps(latency, felt, 1000 * felt.quantiles(0.95), color=_BLUE, linewidth=0.9, label="latency p95")
+    latency.set(ylabel="p95, ms", yscale="log")
+    latency.yaxis.set_major_formatter(_MILLISECONDS)
+    latency.yaxis.set_minor_formatter(_MILLISECONDS)
+    latency.yaxis.set_minor_locator(LogLocator(subs=(3,)))
+    latency.spines[["top", "right"]].set_visible(False)
+    lines = [*axes.get_lines(), *latency.get_lines()]
+    axes.legend(lines, [str(line.get_label()) for line in lines], **_LEGEND)
+    return latency
+
+
+def _steps(axes: Axes, felt: Felt, values: npt.NDArray[np.float64], **style: Any) -> None:
+    axes.step(
+        np.append(felt.start, felt.start[-1] + felt.length[-1]),
+        np.append(values, values[-1]),
+        where="post",
+        **style,
+    )
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(**_LEGEND)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e6e6e6", linewidth=0.6)
+    axes.set_axisbelow(True)

@@ -1,0 +1,96 @@
+"""What really happened, asked of Prometheus: CPU, memory and replicas of the job `ml-model` as a trace."""
+
+import http.client
+import math
+from typing import Annotated, Any, Final
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from fraudscale.rehearsal.trace import Segment, Setup, Trace, TraceError, of_load
+
+ASK_SECONDS: Final = 30.0
+MAX_POINTS: Final = 10_000
+"""Of one question: Prometheus refuses more than 11,000."""
+
+CPU: Final = '1000 * sum(rate(process_cpu_seconds_total{job="ml-model"}[1m]))'
+"""Milli-cores of all processes of all replicas."""
+# Only `serve` exports http_*, one process a replica.
+REPLICAS: Final = 'count(http_requests_in_progress{job="ml-model"})'
+MEMORY: Final = f'sum(process_resident_memory_bytes{{job="ml-model"}}) / 1048576 / {REPLICAS}'
+"""MiB of a replica."""
+
+
+class PrometheusUnavailable(Exception):
+    """Prometheus did not answer the question; the message says why."""
+
+
+class _Series(msgspec.Struct):
+    values: list[tuple[float, str]]
+
+
+class _Data(msgspec.Struct):
+    result: Annotated[list[_Series], Meta(max_length=1)]
+
+
+class _Answer(msgspec.Struct):
+    status: str
+    data: _Data | None = None
+    error: str = ""
+
+
+def trace(url: str, window_s: float, now: float, setup: Setup) -> Trace:
+    """Read the last `window_s` seconds before `now` (seconds since 1970), in steps of one sync period.
+
+    The load of a moment without an answer is that of the moment before. Replicas start as many as there were.
+
+    Raises:
+        PrometheusUnavailable: it is down, slow, or refuses the question.
+        TraceError: it knows nothing of the job in that window, or a request is not given.
+    """
+    step = setup.period
+    start = math.floor((now - window_s) / step) * step
+    cpu = _ask(url, CPU, start, now, step)
+    if len(cpu) < 2:
+        raise TraceError(url, 'job="ml-model"', f"no CPU was measured in the {window_s:g} s before now")
+    memory, replicas = _ask(url, MEMORY, start, now, step), _ask(url, REPLICAS, start, now, step)
+    times = sorted(cpu)
+    ends = [*times[1:], times[-1] + step]
+    load, used = [], memory.get(times[0], next(iter(memory.values()), 0.0))
+    for begin, end in zip(times, ends, strict=True):
+        used = memory.get(begin, used)
+        load.append(Segment(end - times[0], cpu[begin], used))
+    if setup.initial_replicas is None and times[0] in replicas:
+        setup = msgspec.structs.replace(setup, initial_replicas=int(replicas[times[0]]))
+    return of_load(url, load, setup)
+
+
+def _ask(url: str, query: str, start: float, end: float, step: float) -> dict[float, float]:
+    values: dict[float, float] = {}
+    while start < end:
+        last = min(end, start + (MAX_POINTS - 1) * step)
+        asked = {"query": query, "start": start, "end": last, "step": step}
+        answer = _get(url, f"/api/v1/query_range?{urlencode(asked)}")
+        for series in answer.result:
+            values |= {t: float(v) for t, v in series.values if math.isfinite(float(v))}
+        start = last + step
+    return values
+
+
+def _get(url: str, path: str) -> _Data:
+    address = urlsplit(url)
+    if address.scheme not in {"http", "https"} or not address.hostname:
+        raise TraceError("--from-prometheus", url, "is not an address such as http://127.0.0.1:9090")
+    kind: Any = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+    connection = kind(address.netloc, timeout=ASK_SECONDS)
+    try:
+        connection.request("GET", address.path.rstrip("/") + path)
+        answer = msgspec.json.decode(connection.getresponse().read(), type=_Answer)
+    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+        raise PrometheusUnavailable(f"{url} gave no answer: {error}; is Prometheus there?") from error
+    finally:
+        connection.close()
+    if answer.data is None:
+        raise PrometheusUnavailable(f"{url} refused the question: {answer.error}")
+    return answer.data

@@ -1,0 +1,209 @@
+"""Traces are read, or refused with file, path and reason."""
+
+import json
+
+import pytest
+from rehearsals import manifest
+from typer.testing import CliRunner
+
+from fraudscale.cli import Failed, app
+from fraudscale.rehearsal import shapes
+from fraudscale.rehearsal.trace import Cost, Segment, Setup, TraceError, decode, read
+
+REQUESTS = Setup(cpu_request_m=500, memory_request_mi=512)
+COST = Cost(memory_mi=100.0)
+GOOD = {
+    "sync_period_s": 15,
+    "cpu_request_m": 500,
+    "memory_request_mi": 512,
+    "initial_replicas": 4,
+    "pod_ready_after_s": 1,
+    "metrics_delay_s": 0,
+    "duration_s": 1500,
+    "load": [
+        {"until_s": 90, "total_cpu_m": 1000, "memory_mi": 200, "metrics_share": 1.0},
+        {"until_s": 1500, "total_cpu_m": 2200, "memory_mi": 200},
+    ],
+}
+
+
+def with_load(**changes):
+    return {"load": [GOOD["load"][0] | changes, GOOD["load"][1]]}
+
+
+def csv(tmp_path, text, cost=COST, setup=REQUESTS):
+    path = tmp_path / "load.csv"
+    path.write_text(text)
+    return read(path, setup, cost)
+
+
+def test_json_says_all_of_it():
+    found = decode("trace.json", json.dumps(GOOD).encode())
+    assert found.load == (Segment(90, 1000, 200), Segment(1500, 2200, 200))
+    assert (found.seconds, found.initial_replicas, found.pod_ready_after_s) == (1500, 4, 1)
+
+
+def test_what_json_leaves_out_has_a_usual_value():
+    short = {key: GOOD[key] for key in ("cpu_request_m", "memory_request_mi", "load")}
+    found = decode("trace.json", json.dumps(short).encode())
+    assert (found.seconds, found.sync_period_s, found.metrics_delay_s, found.initial_replicas) == (
+        1500,
+        15,
+        0,
+        None,
+    )
+
+
+def test_an_option_is_stronger_than_the_file(tmp_path):
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps(GOOD))
+    found = read(path, Setup(pod_ready_after_s=60), Cost())
+    assert (found.pod_ready_after_s, found.cpu_request_m) == (60, 500)
+
+
+def test_a_row_of_csv_holds_until_the_next(tmp_path):
+    found = csv(tmp_path, "t_s,total_cpu_m,memory_mi\n0,1000,200\n60,2000,210\n90,500,220\n")
+    assert found.load == (Segment(60, 1000, 200), Segment(90, 2000, 210), Segment(120, 500, 220))
+
+
+def test_times_of_csv_may_begin_anywhere(tmp_path):
+    found = csv(tmp_path, "t_s,total_cpu_m,memory_mi\n1700000000,1,2\n1700000015,3,4\n")
+    assert [s.until_s for s in found.load] == [15, 30]
+
+
+def test_requests_per_second_become_cpu(tmp_path):
+    found = csv(tmp_path, "t_s,rps\n0,200\n15,300\n", Cost(2.5, 128.0))
+    assert found.load == (Segment(15, 500, 128), Segment(30, 750, 128))
+
+
+JSON_ERRORS = {
+    "no field": ({"cpu_request_m": None}, "cpu_request_m"),
+    "unknown field": ({"colour": "red"}, "unknown field `colour`"),
+    "text for a number": ({"sync_period_s": "15"}, "sync_period_s: Expected `float`, got `str`"),
+    "no time": ({"sync_period_s": 0}, "sync_period_s: Expected `float` > 0"),
+    "negative time": ({"pod_ready_after_s": -1}, "pod_ready_after_s: Expected `float` >= 0"),
+    "half a replica": ({"initial_replicas": 4.5}, "initial_replicas: Expected `int | null`, got `float`"),
+    "no load": ({"load": []}, "load: Expected `array` of length >= 1"),
+    "negative load": (with_load(total_cpu_m=-1), "load[0].total_cpu_m: Expected `float` >= 0"),
+    "more pods than there are": (
+        with_load(metrics_share=1.5),
+        "load[0].metrics_share: Expected `float` <= 1",
+    ),
+    "misspelt field": (with_load(memory=1), "load[0]: Object contains unknown field `memory`"),
+    "backwards": (
+        with_load(until_s=1600),
+        "load[1].until_s: 1500 is not after the 1600 of the segment before",
+    ),
+    "longer than its load": ({"duration_s": 1501}, "duration_s: 1501 is beyond the end of the load at 1500"),
+    "milliseconds": (
+        {"sync_period_s": 0.001},
+        "sync_period_s: 1500 s at 0.001 s a tick are more than 1000000 ticks",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", JSON_ERRORS)
+def test_json_that_contradicts_itself_is_refused(kind):
+    changes, message = JSON_ERRORS[kind]
+    with pytest.raises(TraceError) as caught:
+        decode("trace.json", json.dumps(GOOD | changes).encode())
+    assert str(caught.value).startswith("trace.json: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "not JSON: Input data was truncated"),
+        (b'{"load": [}', "not JSON: "),
+        (b"[]", "the whole file: Expected `object`, got `array`"),
+        (b'{"\xff": 1}', "not UTF-8: invalid start byte"),
+        (b'{"load":' * 50_000, "load: Expected `array`, got `object`"),
+    ],
+)
+def test_bytes_that_are_no_json_object_are_refused(content, reason):
+    with pytest.raises(TraceError) as caught:
+        decode("trace.json", content)
+    assert str(caught.value).startswith(f"trace.json: {reason}")
+
+
+CSV_ERRORS = {
+    "empty": ("", "is empty"),
+    "no header": ("0,1,2\n", "line 1: unknown column '0'"),
+    "no time": ("total_cpu_m,memory_mi\n1,2\n", "line 1: the column t_s is missing"),
+    "no load": ("t_s,memory_mi\n0,1\n", "line 1: exactly one of the columns total_cpu_m and rps"),
+    "two loads": ("t_s,rps,total_cpu_m\n0,1,2\n", "line 1: exactly one of the columns total_cpu_m and rps"),
+    "twice": ("t_s,t_s,total_cpu_m\n0,0,1\n", "line 1: a column is there twice"),
+    "free requests": ("t_s,rps\n0,1\n15,2\n", "rps: requests per second need what one costs"),
+    "short row": ("t_s,total_cpu_m,memory_mi\n0,1\n", "line 2: 2 values in 3 columns"),
+    "text": ("t_s,total_cpu_m,memory_mi\n0,1,2\n15,many,2\n", "line 3, total_cpu_m: 'many' is not a number"),
+    "not finite": ("t_s,total_cpu_m,memory_mi\n0,nan,2\n", "line 2, total_cpu_m: nan is not a finite number"),
+    "backwards": ("t_s,total_cpu_m\n15,1\n0,1\n", "line 3, t_s: 0 is not after the 15 of the row before"),
+    "one row": ("t_s,total_cpu_m\n0,1\n", "1 rows; at least two are needed"),
+    "quotes": ('t_s,total_cpu_m\n0,"1\n', "not CSV"),
+}
+
+
+@pytest.mark.parametrize("kind", CSV_ERRORS)
+def test_csv_that_is_no_load_is_refused(tmp_path, kind):
+    text, message = CSV_ERRORS[kind]
+    with pytest.raises(TraceError) as caught:
+        csv(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / 'load.csv'}: {message}")
+
+
+def test_csv_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "load.csv"
+    path.write_bytes(b"t_s,rps\n\xff")
+    with pytest.raises(TraceError, match="not UTF-8"):
+        read(path, REQUESTS, Cost())
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(TraceError, match=r"none\.json: can't be read: No such file"):
+        read(tmp_path / "none.json", Setup(), Cost())
+
+
+@pytest.mark.parametrize("name", ["cpu_request_m", "memory_request_mi"])
+def test_csv_needs_the_requests_of_a_pod(tmp_path, name):
+    known = {"cpu_request_m": 500, "memory_request_mi": 512} | {name: None}
+    with pytest.raises(TraceError, match=f"{name}: .*give --{name.replace('_', '-')}"):
+        csv(tmp_path, "t_s,total_cpu_m\n0,1\n15,1\n", setup=Setup(**known))
+
+
+@pytest.mark.parametrize("name", shapes.SHAPES)
+def test_a_shape_stays_between_its_ends(name):
+    loads = [s.total_cpu_m for s in shapes.load(f"{name}:600-2600", 15, 200)]
+    assert min(loads) >= 600
+    assert max(loads) <= 2600
+    assert (max(loads) > 2500) == (name != "constant")
+
+
+def test_a_week_is_highest_on_friday_evening():
+    week = shapes.load("week:0-1000", 15, 200)
+    assert len(week) == 40_320
+    top = max(week, key=lambda s: s.total_cpu_m)
+    assert top.until_s == pytest.approx(4 * shapes.DAY + 19 * 3600, abs=1800)
+
+
+def test_the_duration_of_a_shape_can_be_given():
+    assert shapes.load("spike:1-2:30m", 15, 200)[-1].until_s == 1800
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hill:1-2", "spike", "spike:1.2.3-4", "spike:2-1", "spike:1-2:soon", "spike:1-2:0s"]
+)
+def test_what_is_no_shape_is_refused(text):
+    with pytest.raises(TraceError):
+        shapes.load(text, 15, 200)
+
+
+def test_errors_end_with_exit_code_2(tmp_path):
+    (tmp_path / "hpa.yaml").write_text(manifest())
+    (tmp_path / "trace.json").write_text("{}")
+    command = ["rehearse", "--hpa", str(tmp_path / "hpa.yaml"), "--trace", str(tmp_path / "trace.json")]
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, Failed)
+    assert done.exception.code == 2
+    assert "trace.json" in str(done.exception)
