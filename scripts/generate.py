@@ -1,0 +1,106 @@
+"""Write the files that are generated from the code: the settings and metrics pages, and `.env`; `--check` only compares."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fraudscale.config import TOPICS, Settings
+from fraudscale.metrics import METRICS
+
+ROOT = Path(__file__).parent.parent
+NOTE = "Written by `make gen`; do not edit."
+
+
+def settings_page() -> str:
+    return "\n".join(
+        [
+            "# Settings",
+            "",
+            f"<!-- {NOTE} -->",
+            "",
+            "All settings come from the environment, from `.env.local` (yours, ignored by Git) or from `.env` (defaults, no secret); the",
+            "first of these wins. A value that is not allowed stops the program at start, with the name and what it may be.",
+            *[line for topic in TOPICS for line in _settings_table(topic)],
+            "",
+        ]
+    )
+
+
+def _settings_table(topic: type[Settings]) -> Iterator[str]:
+    yield from (
+        "",
+        f"## {(topic.__doc__ or '').strip()}",
+        "",
+        "| name | default | meaning |",
+        "|---|---|---|",
+    )
+    for name, field in topic.model_fields.items():
+        default = "" if field.default is None else f"`{_text(field.default)}`"
+        yield f"| `{name.upper()}` | {default} | {_one_line(field.description)} |"
+
+
+def env_file() -> str:
+    lines = [
+        "# Defaults of every setting, commented out; docs/reference/settings.md explains them.",
+        "# Your own values belong in .env.local, which Git ignores. No secret belongs here.",
+        "# A part whose address is unset (MLFLOW_TRACKING_URI, KAFKA_BOOTSTRAP_SERVERS, PROMETHEUS_ENDPOINT) is started by `make up`;",
+        "# one that is set is used.",
+    ]
+    for topic in TOPICS:
+        lines += ["", f"# {(topic.__doc__ or '').strip()}"]
+        for name, field in topic.model_fields.items():
+            lines.append(f"#{name.upper()}={'' if field.default is None else _text(field.default)}")
+    return "\n".join([*lines, ""])
+
+
+def metrics_page() -> str:
+    lines = [
+        "# Metrics",
+        "",
+        f"<!-- {NOTE} -->",
+        "",
+        "`serve` shows them on its `/metrics`, `stream` on `METRICS_PORT`. Labels are bounded: no ids, no raw paths, no exception texts. Beside",
+        "these, the Prometheus client's own `process_*` and `python_*` are exported.",
+        "",
+        "| metric | kind | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| `{m.name}` | {m.kind} | {', '.join(f'`{label}`' for label in m.labels)} | {_one_line(m.help)} |"
+        for m in METRICS
+    ]
+    lines += ["", "## Histogram edges", "", "| metric | upper edges |", "|---|---|"]
+    lines += [f"| `{m.name}` | {', '.join(f'{edge:g}' for edge in m.edges)} |" for m in METRICS if m.edges]
+    return "\n".join([*lines, ""])
+
+
+def _text(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split()).replace("|", "\\|")
+
+
+FILES: dict[str, Callable[[], str]] = {
+    "docs/reference/settings.md": settings_page,
+    "docs/reference/metrics.md": metrics_page,
+    ".env": env_file,
+}
+
+
+def main() -> int:
+    stale = []
+    for name, content in FILES.items():
+        path, wanted = ROOT / name, content()
+        if not path.exists() or path.read_text() != wanted:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                path.write_text(wanted)
+    if stale:
+        print("\n".join(f"{'not current' if '--check' in sys.argv else 'written'}: {name}" for name in stale))
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,433 @@
+"""The program `fraudscale`: a sub-command reads its settings and calls one function."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fraudscale.config import (
+    HttpSettings,
+    KafkaSettings,
+    LocalSettings,
+    LogSettings,
+    MetricsSettings,
+    ModelSettings,
+    ReplicaSettings,
+    SettingsError,
+)
+
+if TYPE_CHECKING:
+    from fraudscale.training.data import Progress
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A fraud-scoring platform. `make up` starts all of it on one machine.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+class Failed(Exception):
+    """A command could not do its work; exit code 1, or 2 where the user's input is the cause."""
+
+    def __init__(self, message: str, code: int = 1) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@app.command()
+def serve() -> None:
+    """Serve one replica over HTTP. Settings come from the environment."""
+    from fraudscale import serve as door
+
+    raise typer.Exit(
+        door.run(ReplicaSettings.read(), HttpSettings.read(), ModelSettings.read(), LogSettings.read())
+    )
+
+
+@app.command()
+def stream() -> None:
+    """Score from Kafka: one member of the group. Settings come from the environment."""
+    from fraudscale import stream as door
+
+    raise typer.Exit(
+        door.run(
+            ReplicaSettings.read(),
+            MetricsSettings.read(),
+            ModelSettings.read(),
+            KafkaSettings.read(),
+            LogSettings.read(),
+        )
+    )
+
+
+@app.command()
+def up() -> None:
+    """Run the whole platform on this machine until Ctrl-C; `make up` installs what is missing first."""
+    from fraudscale.local.up import up as run
+
+    raise typer.Exit(run(LocalSettings.read(), ModelSettings.read(), KafkaSettings.read()))
+
+
+@app.command()
+def down() -> None:
+    """Stop the platform, and whatever a crashed run left."""
+    from fraudscale.local.down import down as run
+
+    raise typer.Exit(run(LocalSettings.read().fraudscale_home, print))
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """Tell what runs; exit code 0 only if all of it is ready."""
+    import msgspec
+
+    from fraudscale.local import state
+
+    found = state.examine(LocalSettings.read().fraudscale_home)
+    if as_json:
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+    elif not found.components:
+        print("nothing runs here; `make up` starts the platform")
+    else:
+        for c in found.components:
+            print(f"{c.name:16} {c.state:12} {c.address}")
+        for r in found.replicas:
+            print(f"{r.id:16} {r.state:12} {r.address}")
+        print(f"model {found.model.version or '?'} ({found.model.alias or 'no alias'})")
+        print("ready" if found.ready else "not ready")
+    raise typer.Exit(0 if found.ready else 1)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Check versions, tools, ports, memory and disk; start nothing."""
+    from fraudscale.local import doctor as examination
+
+    checks = examination.examine(LocalSettings.read(), ModelSettings.read(), KafkaSettings.read())
+    print(examination.as_json(checks) if as_json else examination.as_text(checks))
+    raise typer.Exit(0 if all(check.ok for check in checks) else 1)
+
+
+@app.command(hidden=True)
+def topics() -> None:
+    """Create the topics that are missing; `up` runs it once."""
+    from fraudscale.broker import BrokerUnavailable, create_topics
+
+    settings = KafkaSettings.read()
+    try:
+        created = create_topics(settings)
+    except BrokerUnavailable as error:
+        raise Failed(str(error)) from error
+    print(f"created: {', '.join(created) or 'none, all exist'}")
+
+
+@app.command(hidden=True)
+def traffic(
+    url: Annotated[str, typer.Option(help="The entry, such as http://127.0.0.1:8000.")],
+) -> None:
+    """Send sample transactions over both doors until a signal; `up` runs it."""
+    from fraudscale.local import traffic as sample
+
+    raise typer.Exit(sample.run(url, KafkaSettings.read(), LogSettings.read()))
+
+
+@app.command()
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or Parquet with the seven fields and `is_fraud`; without it data is generated."
+        ),
+    ] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Of generated data.")] = None,
+    seed: Annotated[int, typer.Option(help="Of generated data and of the model.")] = 1,
+    ablation: Annotated[bool, typer.Option(help="Also train without each group of features.")] = False,
+    promote: Annotated[bool, typer.Option(help="Let the alias point to the new version.")] = False,
+    if_missing: Annotated[bool, typer.Option(help="Do nothing where the alias points to a version.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write to this folder; ask no registry.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model and register it; it becomes the champion if there is none, or with --promote."""
+    from fraudscale.model import ModelRejected
+    from fraudscale.registry import RegistryUnavailable
+    from fraudscale.training import run
+    from fraudscale.training.data import DataError
+
+    _bring_libgomp()
+    order = run.Order(data=data, seed=seed, rows=rows or run.ROWS, ablation=ablation)
+    settings, now = ModelSettings.read(), datetime.now(UTC)
+    try:
+        with _progress() as progress:
+            if output:
+                made = run.make(output, order, now=now, progress=progress)
+                result = run.TrainResult(
+                    "", None, made.digest, made.manifest.metrics, made.manifest.threshold
+                )
+            elif if_missing:
+                found = run.train_if_missing(settings, order, now=now, progress=progress)
+                if found is None:
+                    print(f"{settings.mlflow_model_uri} exists; nothing to do")
+                    return
+                result = found
+            else:
+                result = run.train(settings, order, now=now, progress=progress, promote=promote)
+    except DataError as error:
+        raise Failed(str(error), code=2) from error
+    except (ModelRejected, RegistryUnavailable) as error:
+        raise Failed(str(error)) from error
+    if as_json:
+        print(json.dumps(vars(result)))
+        return
+    place = str(output) if output else f"{settings.model_name} version {result.version}"
+    print(f"{place}{f' is now {result.alias}' if result.alias else ''}; digest {result.digest[:12]}")
+    print(f"threshold {result.threshold:.4f}")
+    for name, value in result.metrics.items():
+        print(f"{name:22} {value:.4f}")
+
+
+@app.command()
+def load(
+    over: Annotated[str, typer.Option(help="http or kafka.")] = "http",
+    rate: Annotated[float | None, typer.Option(help="Transactions a second (100).")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="constant, ramp, spike, sine or recorded (constant).")
+    ] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length of the run (60).")] = None,
+    even: Annotated[bool, typer.Option("--even", help="Evenly spaced instead of a Poisson process.")] = False,
+    replay: Annotated[
+        Path | None, typer.Option(help="Send this CSV or Parquet file with its recorded gaps.")
+    ] = None,
+    speed: Annotated[float, typer.Option(help="How many times as fast the file is replayed.")] = 1.0,
+    url: Annotated[str | None, typer.Option(help="HTTP entry; the running platform's if not given.")] = None,
+    source: Annotated[str | None, typer.Option(help="Local address to send from, such as 127.0.0.2.")] = None,
+    connections: Annotated[int, typer.Option(help="HTTP connections at most.")] = 512,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 10.0,
+    picture: Annotated[Path | None, typer.Option(help="Draw the run: a .png or .svg file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send transactions at a rate fixed in advance; tell how long they took to be scored."""
+    if find_spec("hdrh") is None:
+        raise Failed("the load test needs the group `train`: run it in a checkout after `make up`")
+    from fraudscale.broker import BrokerUnavailable
+    from fraudscale.load import run
+    from fraudscale.load.over_http import Target, Unreachable
+    from fraudscale.load.shapes import Shape
+    from fraudscale.load.transactions import BadRecording
+    from fraudscale.local import running
+
+    platform = running.find(LocalSettings.read().fraudscale_home)
+    order = run.Order(
+        over=_one_of("--over", over, ("http", "kafka")),  # type: ignore[arg-type]
+        target=Target(url or platform.entry, source, connections, timeout),
+        rate=rate,
+        shape=Shape(_one_of("--shape", shape, tuple(Shape))) if shape else None,
+        seconds=seconds,
+        even=even,
+        replay=replay,
+        speed=speed,
+        picture=picture,
+        saved=save,
+    )
+    try:
+        code = run.run(order, platform.kafka, platform.prometheus, as_json=as_json)
+    except (run.BadOrder, BadRecording) as error:
+        raise Failed(str(error), code=2) from error
+    except (Unreachable, BrokerUnavailable, OSError) as error:
+        raise Failed(str(error)) from error
+    raise typer.Exit(code)
+
+
+@app.command()
+def replay(
+    reason: Annotated[str | None, typer.Option(help="validation or prediction.")] = None,
+    since: Annotated[str | None, typer.Option(help="Dead-lettered then or later, RFC 3339.")] = None,
+    until: Annotated[str | None, typer.Option(help="Dead-lettered before, RFC 3339.")] = None,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="This key; may be repeated.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="No more than so many.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Records a second at most.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Those too that went back and failed again.")
+    ] = False,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Forget what went back before.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; send nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send dead letters back to the topic that they came from."""
+    from fraudscale import replay as dead_letters
+    from fraudscale.broker import BrokerUnavailable, NotDelivered
+
+    settings = KafkaSettings.read()
+    result = dead_letters.Result(settings.dead_letter_topic, dry_run)
+    try:
+        choice = dead_letters.Choice(
+            _one_of("--reason", reason, ("validation", "prediction")) if reason else None,
+            dead_letters.parse_time("--since", since),
+            dead_letters.parse_time("--until", until),
+            frozenset(ids or ()),
+            again,
+            limit,
+        )
+        with _progress() as progress:
+            dead_letters.run(
+                settings,
+                choice,
+                from_start=from_start,
+                rate=rate,
+                progress=lambda share: progress("dead letters", share),
+                result=result,
+            )
+    except dead_letters.BadRequest as error:
+        raise Failed(str(error), code=2) from error
+    except (BrokerUnavailable, NotDelivered, dead_letters.PositionFull) as error:
+        raise Failed(f"{error}; {result.sent} went back before that") from error
+    print(dead_letters.as_json(result) if as_json else dead_letters.as_text(result))
+    raise typer.Exit(1 if result.left["too_large"] else 0)
+
+
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> str:
+    if value not in allowed:
+        raise Failed(f"{option} {value}: must be one of {', '.join(allowed)}", code=2)
+    return value
+
+
+@app.command()
+def rehearse(
+    hpa: Annotated[list[Path], typer.Option(help="HPA manifest; give it again for another to compare.")],
+    trace: Annotated[Path | None, typer.Option(help="Load: JSON, or CSV with a header.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="Load such as week:600-2600 or spike:1000-2200:30m, in milli-cores.")
+    ] = None,
+    from_prometheus: Annotated[str | None, typer.Option(help="Load that Prometheus at this URL saw.")] = None,
+    window: Annotated[str, typer.Option(help="How far back to ask Prometheus.")] = "24h",
+    cpu_request_m: Annotated[float | None, typer.Option(help="Milli-cores that a pod requests.")] = None,
+    memory_request_mi: Annotated[float | None, typer.Option(help="MiB that a pod requests.")] = None,
+    memory_mi: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="MiB that a pod uses, where the load doesn't tell; else half of its request."
+        ),
+    ] = None,
+    initial_replicas: Annotated[int | None, typer.Option(help="At the start; else minReplicas.")] = None,
+    pod_ready_after_s: Annotated[
+        float | None, typer.Option(help="From creation to readiness; else 1.")
+    ] = None,
+    metrics_delay_s: Annotated[float | None, typer.Option(help="Age of the newest sample; else 0.")] = None,
+    sync_period_s: Annotated[float | None, typer.Option(help="The controller's; else 15.")] = None,
+    cpu_ms_per_request: Annotated[
+        float | None, typer.Option(min=0.001, help="CPU that a request costs; for latency, else 1.")
+    ] = None,
+    pod_cpu_m: Annotated[
+        float | None, typer.Option(min=1, help="What a pod can use at most; else a core, or its request.")
+    ] = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw to this .svg, .png or .pdf.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what an HPA would do with a load, tick by tick, and what users would feel; needs no cluster."""
+    import time
+
+    from fraudscale.hpa import ManifestError
+    from fraudscale.rehearsal import run
+    from fraudscale.rehearsal.prometheus import PrometheusUnavailable
+    from fraudscale.rehearsal.trace import Setup, TraceError
+
+    setup = Setup(
+        cpu_request_m=cpu_request_m,
+        memory_request_mi=memory_request_mi,
+        sync_period_s=sync_period_s,
+        initial_replicas=initial_replicas,
+        pod_ready_after_s=pod_ready_after_s,
+        metrics_delay_s=metrics_delay_s,
+    )
+    order = run.Order(
+        hpas=hpa,
+        trace=trace,
+        shape=shape,
+        prometheus=from_prometheus,
+        window=window,
+        setup=setup,
+        memory_mi=memory_mi,
+        cpu_ms_per_request=cpu_ms_per_request,
+        pod_cpu_m=pod_cpu_m,
+        picture=picture,
+    )
+    try:
+        result = run.run(order, time.time())
+    except (ManifestError, TraceError, run.OrderError) as error:
+        raise Failed(str(error), code=2) from error
+    except PrometheusUnavailable as error:
+        raise Failed(str(error)) from error
+    print(result.as_json() if as_json else result.as_text())
+
+
+@app.command()
+def fetch_model(
+    version: Annotated[str | None, typer.Option(help="This version instead of the alias's.")] = None,
+) -> None:
+    """Bring the registry's model into MODEL_CACHE_DIR, verified, and print where it lies."""
+    from fraudscale import fetch_model as fetching
+    from fraudscale.model_loader import FetchFailed
+    from fraudscale.registry import ModelUnknown, RegistryUnavailable
+
+    try:
+        print(fetching.fetch_model(ModelSettings.read(), version))
+    except (RegistryUnavailable, ModelUnknown, FetchFailed) as error:
+        raise Failed(str(error)) from error
+
+
+def _bring_libgomp() -> None:
+    """LightGBM needs it; `up` has brought it, but `train` also runs by itself."""
+    from fraudscale.local.fetch import MissingComponent, load_libgomp
+
+    try:
+        load_libgomp(LocalSettings.read(), lambda line: print(line, file=sys.stderr))
+    except MissingComponent as error:
+        raise Failed(str(error)) from error
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """Show steps as bars on a terminal, as lines elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    console = Console(stderr=True)
+    with Bars(console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(step: str, share: float) -> None:
+            if step not in tasks:
+                tasks[step] = bars.add_task(step, total=1.0)
+                if not console.is_terminal:
+                    console.print(f"{step} …")
+            bars.update(tasks[step], completed=share)
+
+        yield progress
+
+
+def main() -> None:
+    """Run the program: exit code 2 for the user's input, 1 for the rest."""
+    try:
+        app()
+    except SettingsError as error:
+        print(f"fraudscale: {error}", file=sys.stderr)
+        sys.exit(2)
+    except Failed as error:
+        print(f"fraudscale: {error}", file=sys.stderr)
+        sys.exit(error.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,588 @@
+"""The platform on one machine as data: settings, tools and ports → configuration files and a list of parts."""
+
+import base64
+import http.client
+import json
+import socket
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.local.fetch import Tools, library_path
+from fraudscale.local.part import Part
+from fraudscale.local.ports import HOST, MIN_REPLICAS, Ports
+from fraudscale.problems import Problem
+
+ASK_SECONDS: Final = 1.5
+"""How long a part may take to answer whether it is ready."""
+DRAIN_SECONDS: Final = 1
+"""A stopping replica still answers for three rounds of HAProxy's checks, so that no request meets a closed door."""
+REPLICA_STOP_SECONDS: Final = 5
+OUTER_STOP_SECONDS: Final = 2
+"""For what stops before the replicas: traffic, and jobs that still run. All phases together keep below 15 s."""
+CLUSTER_ID: Final = base64.urlsafe_b64encode(b"fraudscale-local").decode().rstrip("=")
+"""Kafka wants 16 bytes in base64; one machine has one cluster, so it needn't be random."""
+
+
+# Phases of stopping: traffic, then replicas behind the living HAProxy, then HAProxy, then the rest side by side.
+TRAFFIC_PHASE, REPLICA_PHASE, ENTRY_PHASE, REST_PHASE = range(4)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """What the parts are made from."""
+
+    local: LocalSettings
+    model: ModelSettings
+    kafka: KafkaSettings
+    tools: Tools
+    ports: Ports
+
+    @property
+    def home(self) -> Path:
+        return self.local.fraudscale_home.resolve()
+
+    @property
+    def run(self) -> Path:
+        return self.home / "run"
+
+    @property
+    def data(self) -> Path:
+        return self.home / "data"
+
+    @property
+    def targets(self) -> Path:
+        """Where Prometheus reads which replica slots live; rewritten as they come and go."""
+        return self.run / "targets.json"
+
+    @property
+    def model_cache(self) -> Path:
+        own = "model_cache_dir" in self.model.model_fields_set
+        return self.model.model_cache_dir.resolve() if own else self.home / "models"
+
+    @property
+    def has_model(self) -> bool:
+        """Whether replicas can start from a local copy, without waiting for the registry."""
+        return (self.model_cache / "current.json").is_file()
+
+    @property
+    def bootstrap(self) -> str:
+        return self.external.get("kafka", f"{HOST}:{self.ports.kafka}")
+
+    @property
+    def registry(self) -> str:
+        return self.external.get("mlflow", f"http://{HOST}:{self.ports.mlflow}")
+
+    @property
+    def prometheus(self) -> str:
+        return self.external.get("prometheus", f"http://{HOST}:{self.ports.prometheus}")
+
+    @property
+    def external(self) -> dict[str, str]:
+        return external(self.local, self.model, self.kafka)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What every process of ours is told; the rest it reads from `.env` like us."""
+        return {
+            "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
+            "MLFLOW_TRACKING_URI": self.registry,
+            "MODEL_CACHE_DIR": str(self.model_cache),
+            "PROMETHEUS_ENDPOINT": self.prometheus,
+        }
+
+
+def external(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> dict[str, str]:
+    """Components that are used and not started, because their address is set: name → address."""
+    table: dict[str, str] = {}
+    if "kafka_bootstrap_servers" in kafka.model_fields_set:
+        table["kafka"] = kafka.kafka_bootstrap_servers
+    if "mlflow_tracking_uri" in model.model_fields_set:
+        table["mlflow"] = model.mlflow_tracking_uri
+    if local.prometheus_endpoint is not None:
+        table["prometheus"] = local.prometheus_endpoint
+    return table
+
+
+def parts(b: Blueprint) -> list[Part]:
+    """Everything to run, in the order to show it."""
+    table = [
+        *([] if "kafka" in b.external else _kafka(b)),
+        _topics(b),
+        *([] if "mlflow" in b.external else [_mlflow(b)]),
+        _first_model(b),
+        *([] if "prometheus" in b.external else [_prometheus(b)]),
+        _alertmanager(b),
+        _node_exporter(b),
+        *(part for slot in range(1, MIN_REPLICAS + 1) for part in replica(b, slot)),
+        _haproxy(b),
+        *([_traffic(b)] if b.local.traffic else []),
+    ]
+    started = {part.name for part in table}
+    return [_without_needs_of_others(part, started) for part in table]
+
+
+def ports_needed(b: Blueprint) -> dict[str, int]:
+    """Ports that must be free before `parts` are started: name → port."""
+    return b.ports.needed(b.external)
+
+
+def prepare(b: Blueprint) -> None:
+    """Make the folders and write the configuration files that `parts` name."""
+    for folder in (b.data / "kafka", b.data / "mlflow", b.data / "prometheus", b.data / "alertmanager"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for path, content in files(b).items():
+        write(path, content)
+    write_targets(b, range(1, MIN_REPLICAS + 1))
+
+
+def files(b: Blueprint) -> dict[Path, str]:
+    """The configuration files, rendered."""
+    return {
+        b.run / "kafka.properties": kafka_properties(b.ports, b.data / "kafka"),
+        b.run / "log4j2.properties": LOG4J2,
+        b.run / "haproxy.cfg": haproxy_cfg(b.ports, b.run / "errors", exports=b.tools.haproxy_exports),
+        **{b.run / "errors" / f"{status}.http": error_file(status) for status in BALANCER_ERRORS},
+        b.run / "prometheus.yml": prometheus_yml(b),
+        b.run / "alertmanager.yml": ALERTMANAGER_YML,
+    }
+
+
+def write(path: Path, content: str) -> None:
+    """Put a file in place in one step: who reads it meanwhile sees the old one or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.new")
+    draft.write_bytes(content.encode())
+    draft.replace(path)
+
+
+def write_targets(b: Blueprint, live: Iterable[int]) -> None:
+    """Tell Prometheus which replica slots (1, 2 …) live."""
+    write(b.targets, targets_json(b.ports, live))
+
+
+def targets_json(ports: Ports, live: Iterable[int]) -> str:
+    """The `file_sd` targets of live slots: both processes of each, told apart by labels."""
+    groups = [
+        {"targets": [f"{HOST}:{port}"], "labels": {"replica": f"replica-{slot}", "container": container}}
+        for slot in live
+        for container, port in (("serve", ports.serve[slot - 1]), ("stream", ports.stream[slot - 1]))
+    ]
+    return json.dumps(groups, indent=2)
+
+
+def replica(b: Blueprint, slot: int) -> list[Part]:
+    """The two processes of a replica slot (1, 2 …)."""
+    name = f"replica-{slot}"
+    serve, stream = b.ports.serve[slot - 1], b.ports.stream[slot - 1]
+    env = {
+        **b.environment,
+        "REPLICA_ID": name,
+        "DRAIN_SECONDS": str(DRAIN_SECONDS),
+        "STOP_TIMEOUT_SECONDS": str(REPLICA_STOP_SECONDS),
+    }
+    # With a copy of a model on disk replicas must not wait for MLflow: they start with it down.
+    model = () if b.has_model else ("first-model",)
+    return [
+        Part(
+            f"{name}/serve",
+            _fraudscale("serve"),
+            ready=lambda: http_ok(f"http://{HOST}:{serve}/readyz"),
+            needs=model,
+            address=f"{HOST}:{serve}",
+            env={**env, "HTTP_HOST": HOST, "HTTP_PORT": str(serve)},
+            stop_phase=REPLICA_PHASE,
+            stop_seconds=REPLICA_STOP_SECONDS + DRAIN_SECONDS + 0.5,
+        ),
+        Part(
+            f"{name}/stream",
+            _fraudscale("stream"),
+            ready=lambda: http_ok(f"http://{HOST}:{stream}/readyz"),
+            needs=("topics", *model),
+            address=f"{HOST}:{stream}",
+            env={**env, "METRICS_HOST": HOST, "METRICS_PORT": str(stream)},
+            stop_phase=REPLICA_PHASE,
+            stop_seconds=REPLICA_STOP_SECONDS + DRAIN_SECONDS + 0.5,
+        ),
+    ]
+
+
+def _fraudscale(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", "fraudscale.cli", *arguments)
+
+
+def _without_needs_of_others(part: Part, started: set[str]) -> Part:
+    """A part of somebody else's is there already, or it isn't and we can't wait for it."""
+    needs = tuple(name for name in part.needs if name in started)
+    return replace(part, needs=needs)
+
+
+def _kafka(b: Blueprint) -> list[Part]:
+    properties = str(b.run / "kafka.properties")
+    java = (
+        str(b.tools.kafka.java),
+        "-Xmx512m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",  # a broker that idles most of the time: starting fast beats peak speed
+        "-Djava.awt.headless=true",
+        f"-Dlog4j2.configurationFile={b.run / 'log4j2.properties'}",
+        "-cp",
+        b.tools.kafka.classpath,
+    )
+    formatted = (b.data / "kafka" / "meta.properties").is_file()
+    storage = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", properties)
+    broker = Part(
+        "kafka",
+        (*java, "kafka.Kafka", properties),
+        ready=lambda: tcp_open(HOST, b.ports.kafka),
+        needs=("kafka-storage",),
+        address=f"{HOST}:{b.ports.kafka}",
+        stop_phase=REST_PHASE,
+    )
+    if formatted:
+        return [broker]
+    return [Part("kafka-storage", (*java, *storage), once=True, stop_seconds=OUTER_STOP_SECONDS), broker]
+
+
+def _topics(b: Blueprint) -> Part:
+    return Part(
+        "topics",
+        _fraudscale("topics"),
+        needs=("kafka",),
+        once=True,
+        env=b.environment,
+        stop_phase=TRAFFIC_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
+    )
+
+
+def _mlflow(b: Blueprint) -> Part:
+    command = (
+        *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
+        *("--host", HOST, "--port", str(b.ports.mlflow)),
+        *("--backend-store-uri", f"sqlite:///{b.data / 'mlflow' / 'mlflow.db'}"),
+        *("--artifacts-destination", str(b.data / "mlflow" / "artifacts")),
+        *("--uvicorn-opts", "--log-level warning"),  # eight processes ask it every 3 s
+    )
+    env = {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # on, it is ten processes and 1.6 GB
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    address = f"http://{HOST}:{b.ports.mlflow}"
+    return Part(
+        "mlflow",
+        command,
+        ready=lambda: http_ok(f"{address}/health"),
+        address=address,
+        env=env,
+        stop_phase=REST_PHASE,
+    )
+
+
+def _first_model(b: Blueprint) -> Part:
+    return Part(
+        "first-model",
+        _fraudscale("train", "--if-missing"),
+        needs=("mlflow",),
+        once=True,
+        env=b.environment,
+        ready_seconds=300,  # a slow machine may train for minutes
+        stop_phase=TRAFFIC_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
+    )
+
+
+def _haproxy(b: Blueprint) -> Part:
+    return Part(
+        "haproxy",
+        (str(b.tools.haproxy), "-db", "-f", str(b.run / "haproxy.cfg")),
+        ready=lambda: http_ok(f"http://{HOST}:{b.ports.entry}/readyz"),
+        needs=("replica-1/serve",),
+        address=f"http://{HOST}:{b.ports.entry}",
+        env=library_path(b.tools.haproxy_libraries),
+        stop_phase=ENTRY_PHASE,
+        stop_seconds=1,
+    )
+
+
+def _prometheus(b: Blueprint) -> Part:
+    address = f"{HOST}:{b.ports.prometheus}"
+    command = (
+        str(b.tools.prometheus),
+        f"--config.file={b.run / 'prometheus.yml'}",
+        f"--storage.tsdb.path={b.data / 'prometheus'}",
+        "--storage.tsdb.retention.time=7d",
+        "--storage.tsdb.retention.size=512MB",
+        f"--web.listen-address={address}",
+        *_web_assets(b.tools.prometheus),
+    )
+    return Part(
+        "prometheus",
+        command,
+        ready=lambda: http_ok(f"http://{address}/-/ready"),
+        address=f"http://{address}",
+        stop_phase=REST_PHASE,
+    )
+
+
+def _web_assets(prometheus: Path) -> tuple[str, ...]:
+    """Debian keeps the pages outside the binary and adds a flag that says where."""
+    folder = _share(prometheus, "web")
+    return (f"--web.local-assets={folder}/",) if folder else ()
+
+
+def _share(program: Path, name: str) -> Path | None:
+    """Where Debian puts files of a program of the Prometheus family; None for builds that carry them inside."""
+    folder = program.parents[1] / "share" / "prometheus" / name
+    return folder if folder.is_dir() else None
+
+
+def _alertmanager(b: Blueprint) -> Part:
+    address = f"{HOST}:{b.ports.alertmanager}"
+    command = (
+        str(b.tools.alertmanager),
+        f"--config.file={b.run / 'alertmanager.yml'}",
+        f"--storage.path={b.data / 'alertmanager'}",
+        f"--web.listen-address={address}",
+        "--cluster.listen-address=",  # no cluster of one: it would listen on all interfaces
+        "--log.level=warn",
+    )
+    return Part(
+        "alertmanager",
+        command,
+        ready=lambda: http_ok(f"http://{address}/-/ready"),
+        address=f"http://{address}",
+        cwd=_share(b.tools.alertmanager, "alertmanager"),
+        stop_phase=REST_PHASE,
+    )
+
+
+def _node_exporter(b: Blueprint) -> Part:
+    address = f"{HOST}:{b.ports.node_exporter}"
+    return Part(
+        "node-exporter",
+        (
+            str(b.tools.node_exporter),
+            f"--web.listen-address={address}",
+            "--log.level=warn",
+            # Debian's build has these on; without systemd and its folder they complain at every scrape.
+            "--no-collector.systemd",
+            "--no-collector.textfile",
+        ),
+        ready=lambda: http_ok(f"http://{address}/"),
+        address=f"http://{address}",
+        stop_phase=REST_PHASE,
+    )
+
+
+def _traffic(b: Blueprint) -> Part:
+    return Part(
+        "traffic",
+        _fraudscale("traffic", "--url", f"http://{HOST}:{b.ports.entry}"),
+        needs=("haproxy", "topics"),
+        env=b.environment,
+        stop_phase=TRAFFIC_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
+    )
+
+
+def http_ok(url: str) -> bool:
+    """Whether a GET of the address is answered with 200, in time."""
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(address.netloc, timeout=ASK_SECONDS)
+    try:
+        connection.request("GET", address.path or "/")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def tcp_open(host: str, port: int) -> bool:
+    """Whether somebody listens there."""
+    try:
+        with socket.create_connection((host, port), timeout=ASK_SECONDS):
+            return True
+    except OSError:
+        return False
+
+
+def kafka_properties(ports: Ports, data: Path) -> str:
+    """`server.properties` of a broker that is its own controller, its data bounded."""
+    return f"""\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{HOST}:{ports.kafka_controller}
+listeners=PLAINTEXT://{HOST}:{ports.kafka},CONTROLLER://{HOST}:{ports.kafka_controller}
+advertised.listeners=PLAINTEXT://{HOST}:{ports.kafka}
+controller.listener.names=CONTROLLER
+log.dirs={data}
+auto.create.topics.enable=false
+
+# One broker holds the only copy of everything.
+default.replication.factor=1
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+# After a crash a broker's old registration keeps the new one out until it expires: 9 s if left alone.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+
+# A dozen partitions of state instead of fifty: a start opens them all.
+offsets.topic.num.partitions=4
+transaction.state.log.num.partitions=4
+
+# At most a day and 64 MB a partition; small segments, because only whole ones are deleted.
+log.retention.hours=24
+log.retention.bytes=67108864
+log.segment.bytes=16777216
+log.retention.check.interval.ms=60000
+
+# A killed scorer's partitions move within seconds. The minimum must fall together with the value, or Kafka won't start.
+group.initial.rebalance.delay.ms=0
+group.consumer.min.session.timeout.ms=6000
+group.consumer.session.timeout.ms=6000
+group.consumer.min.heartbeat.interval.ms=1000
+group.consumer.heartbeat.interval.ms=1000
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+"""
+
+
+LOG4J2: Final = """\
+status=error
+shutdownHook=disable
+appender.console.type=Console
+appender.console.name=console
+appender.console.layout.type=PatternLayout
+appender.console.layout.pattern=%d{yyyy-MM-dd'T'HH:mm:ss.SSSX}{UTC} %p %c{1} %m%n
+rootLogger.level=warn
+rootLogger.appenderRef.console.ref=console
+logger.server.name=kafka.server.KafkaRaftServer
+logger.server.level=info
+"""
+
+ALERTMANAGER_YML: Final = """\
+route:
+  receiver: nobody
+receivers:
+  - name: nobody
+"""
+
+BALANCER_ERRORS: Final[Mapping[int, str]] = {
+    400: "the request is not valid HTTP",
+    408: "the head of the request did not arrive within 5 s, or its body within 10 s more",
+    500: "an unexpected error of the balancer; its log says which",
+    502: "a replica gave an answer that is not valid HTTP",
+    503: "no replica is ready to answer",
+    504: "no replica answered in time",
+}
+
+
+def haproxy_cfg(ports: Ports, errors: Path, *, exports: bool) -> str:
+    """HAProxy in front of all replica slots, each of which comes and goes by its own `/readyz`.
+
+    Args:
+        ports: the entry, the slots, and the port of HAProxy's own metrics.
+        errors: the folder of its own answers, `STATUS.http` each.
+        exports: whether this HAProxy has the Prometheus exporter.
+    """
+    slots = "\n".join(f"    server replica-{i} {HOST}:{port}" for i, port in enumerate(ports.serve, 1))
+    answers = "\n".join(f"    errorfile {status} {errors / f'{status}.http'}" for status in BALANCER_ERRORS)
+    exporter = "    http-request use-service prometheus-exporter if { path /metrics }\n" if exports else ""
+    return f"""\
+global
+    # No `log`: in the foreground it tells of replicas going up and down anyway; they log the requests themselves.
+    maxconn 4096
+
+defaults
+    mode http
+    timeout http-request 5s
+    timeout client 10s
+    timeout http-keep-alive 60s
+    timeout connect 1s
+    timeout server 15s
+    timeout queue 5s
+    timeout check 1s
+    # Scoring twice gives the same answer, so a request that meets a dying replica goes to another one.
+    retries 3
+    option redispatch 1
+    retry-on conn-failure empty-response response-timeout
+{answers}
+
+frontend entry
+    bind {HOST}:{ports.entry}
+    option forwardfor
+    # Only a request that was read whole can be sent again to another replica: up to one buffer, 16 KB.
+    http-request wait-for-body time 10s if METH_POST
+    default_backend replicas
+
+backend replicas
+    balance roundrobin
+    option httpchk GET /readyz
+    http-check expect status 200
+    default-server check inter 300ms rise 1 fall 1 observe layer4
+{slots}
+
+frontend metrics
+    bind {HOST}:{ports.haproxy_metrics}
+{exporter}    stats enable
+    stats uri /
+"""
+
+
+def error_file(status: int) -> str:
+    """A whole HTTP answer, problem JSON like the replicas' own.
+
+    A file and not an `http-error` line, because newer versions use files for requests that can't be parsed too; 2.6 answers
+    those, and a head that never ends, with a page of its own.
+    """
+    body = Problem(status, BALANCER_ERRORS[status]).body.decode()
+    head = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "content-type: application/problem+json",
+        f"content-length: {len(body)}",
+        "cache-control: no-cache",
+        *(["retry-after: 1"] if status in {503, 504} else []),
+        "connection: close",
+    ]
+    return "\r\n".join([*head, "", body])
+
+
+def prometheus_yml(b: Blueprint) -> str:
+    """Prometheus of one machine: our replicas every 5 s, everything else every 15 s."""
+    haproxy = _job("haproxy", b.ports.haproxy_metrics) if b.tools.haproxy_exports else ""
+    return f"""\
+global:
+  scrape_interval: 15s
+  evaluation_interval: 15s
+rule_files:
+  - {b.run / "rules" / "*.yaml"}
+alerting:
+  alertmanagers:
+    - static_configs:
+        - targets: ["{HOST}:{b.ports.alertmanager}"]
+scrape_configs:
+  - job_name: ml-model
+    scrape_interval: 5s
+    file_sd_configs:
+      - files: [{b.targets}]
+        refresh_interval: 5s
+{_job("node", b.ports.node_exporter)}{haproxy}{_job("prometheus", b.ports.prometheus)}{_job("alertmanager", b.ports.alertmanager)}"""
+
+
+def _job(name: str, port: int) -> str:
+    return f"""\
+  - job_name: {name}
+    static_configs:
+      - targets: ["{HOST}:{port}"]
+"""

@@ -1,0 +1,171 @@
+"""Sample traffic: generated transactions at steady rates over both doors, so that a fresh platform has something to do."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
+from typing import Final
+
+from fraudscale import codec, logs
+from fraudscale.broker import BrokerUnavailable, Sender
+from fraudscale.config import KafkaSettings, LogSettings
+from fraudscale.logs import Logger
+from fraudscale.population import Population
+from fraudscale.records import Transaction
+
+HTTP_RATE: Final = 20.0
+KAFKA_RATE: Final = 50.0
+"""Transactions a second."""
+HTTP_TIMEOUT_SECONDS: Final = 2.0
+CATCH_UP_SECONDS: Final = 1.0
+"""What was missed longer ago (the machine slept, the platform hung) is left out instead of sent in one burst."""
+STOP_SECONDS: Final = 0.4
+"""What each door gets to finish."""
+STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+class Pace:
+    """An even stream on a schedule that does not drift: the n-th is due n / rate seconds after the start."""
+
+    def __init__(self, rate: float, start: float) -> None:
+        self._rate = rate
+        self._start = start
+        self._taken = 0
+
+    def wait(self, now: float) -> float:
+        """Seconds until the next one is due; 0 if it is."""
+        return max(0.0, self._start + self._taken / self._rate - now)
+
+    def take(self, now: float) -> None:
+        """Count one as sent, and those as left out that are too late by now."""
+        latest = int((now - self._start - CATCH_UP_SECONDS) * self._rate)
+        self._taken = max(self._taken + 1, latest)
+
+
+class Source:
+    """Transactions of this moment, for several threads."""
+
+    def __init__(self, population: Population, ahead: int = 20) -> None:
+        """Draw `ahead` at a time: one by one they would cost ten times as much."""
+        self._population = population
+        self._ahead = ahead
+        self._ready: list[Transaction] = []
+        self._lock = threading.Lock()
+
+    def next(self) -> Transaction:
+        with self._lock:
+            if not self._ready:
+                drawn = self._population.at(datetime.now(UTC), self._ahead)
+                self._ready = [labelled.transaction for labelled in drawn]
+            return self._ready.pop()
+
+
+class Door:
+    """One door: sends at its pace until it is to stop; says when it begins to fail and when it is well again."""
+
+    def __init__(self, name: str, send: Callable[[Transaction], None], log: Logger) -> None:
+        self._name = name
+        self._send = send
+        self._log = log
+        self._failed = 0
+
+    def run(self, source: Source, rate: float, stop: threading.Event) -> None:
+        pace = Pace(rate, time.monotonic())
+        while not stop.wait(pace.wait(time.monotonic())):
+            self.send(source.next())
+            pace.take(time.monotonic())
+
+    def send(self, transaction: Transaction) -> None:
+        try:
+            self._send(transaction)
+        except (OSError, HTTPException, BrokerUnavailable) as error:
+            if not self._failed:
+                self._log.warning("traffic_failing", door=self._name, reason=str(error) or repr(error))
+            self._failed += 1
+        else:
+            if self._failed:
+                self._log.info("traffic_back", door=self._name, failed=self._failed)
+            self._failed = 0
+
+
+class HttpSender:
+    """Posts to `/predict` over one connection, which it makes anew when it breaks."""
+
+    def __init__(self, url: str) -> None:
+        self._connection = HTTPConnection(
+            url.removeprefix("http://").rstrip("/"), timeout=HTTP_TIMEOUT_SECONDS
+        )
+
+    def send(self, transaction: Transaction) -> None:
+        """Send one.
+
+        Raises:
+            OSError, HTTPException: no answer, or not 200.
+        """
+        body = codec.encode_transaction(transaction)
+        try:
+            self._connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
+            response = self._connection.getresponse()
+            response.read()
+        except (OSError, HTTPException):
+            self.close()
+            raise
+        if response.status != 200:
+            raise HTTPException(f"answer {response.status}")
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _to_topic(sender: Sender, topic: str) -> Callable[[Transaction], None]:
+    def send(transaction: Transaction) -> None:
+        sender.send(topic, transaction.transaction_id, codec.encode_transaction(transaction))
+
+    return send
+
+
+def run(
+    url: str,
+    kafka: KafkaSettings,
+    log_settings: LogSettings,
+    *,
+    http_rate: float = HTTP_RATE,
+    kafka_rate: float = KAFKA_RATE,
+) -> int:
+    """Send until SIGTERM or SIGINT; gone within a second of it.
+
+    Args:
+        url: the entry, such as http://127.0.0.1:8000.
+        kafka: broker and input topic.
+        log_settings: of this process.
+        http_rate: transactions a second.
+        kafka_rate: transactions a second.
+
+    Returns:
+        Exit code 0.
+    """
+    # Blocked before any thread starts, so that the signal waits for `sigwait` whenever it comes.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    log = logs.set_up(log_settings, process="traffic")
+    # Ids derive from the seed: each run needs its own, or its transactions would look like duplicates.
+    source = Source(Population(seed=time.time_ns() % 2**32))
+    sender = Sender(kafka, "fraudscale-traffic")
+    doors = [
+        (Door("http", HttpSender(url).send, log), http_rate),
+        (Door("kafka", _to_topic(sender, kafka.kafka_topic), log), kafka_rate),
+    ]
+    stop = threading.Event()
+    threads = [
+        threading.Thread(target=door.run, args=(source, rate, stop), daemon=True) for door, rate in doors
+    ]
+    for thread in threads:
+        thread.start()
+    log.info("traffic_started", http_rate=http_rate, kafka_rate=kafka_rate)
+    signal.sigwait(STOP_SIGNALS)
+    stop.set()
+    for thread in threads:
+        thread.join(STOP_SECONDS)
+    sender.close(STOP_SECONDS)
+    return 0

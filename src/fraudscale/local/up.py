@@ -1,0 +1,312 @@
+"""`fraudscale up`: the whole platform on one machine, from the lock to the last process gone."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+from rich.console import Console
+
+from fraudscale import codec
+from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.local import components, fetch, machine, state
+from fraudscale.local.components import Blueprint
+from fraudscale.local.console_log import EVENTS_LOG, Starting, Stream, Terminal, prometheus_figures
+from fraudscale.local.down import clean
+from fraudscale.local.ports import Ports, PortsTaken, ensure_free
+from fraudscale.local.supervise import Event, Slot, State, Supervisor
+from fraudscale.records import Transaction
+
+PACE_SECONDS: Final = 0.1
+HOUSEKEEPING_SECONDS: Final = 1.0
+LAST_LINES: Final = 20
+"""Of the log of a part that failed to start."""
+EXAMPLE: Final = Transaction("tx-1", 949.9, "electronics", 3, 6, 23, 1200.0)
+"""What the banner and the README let a person try."""
+
+
+class CannotStart(Exception):
+    """Something is missing on this machine; the message says what, and how to get it."""
+
+
+def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> int:
+    """Start the platform, tell when it is ready, keep it running until a signal, stop it.
+
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP stop it in order; a second one kills at once.
+
+    Returns:
+        Exit code: 0 after a stop that was asked for, 1 where it could not start (it runs already, a port is taken,
+        something can't be had, a part failed).
+    """
+    terminal = Terminal()
+    began = time.monotonic()
+    try:
+        with state.Lock(local.fraudscale_home):
+            clean(local.fraudscale_home, terminal.say)
+            blueprint = _prepare(local, model, kafka, terminal)
+            return Platform(blueprint, terminal, began).run()
+    except (state.AlreadyRuns, PortsTaken, fetch.MissingComponent, CannotStart) as error:
+        Terminal(Console(stderr=True, highlight=False, soft_wrap=True)).say(f"fraudscale: {error}")
+        return 1
+
+
+def _prepare(
+    local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, terminal: Terminal
+) -> Blueprint:
+    if find_spec("lightgbm") is None:
+        raise CannotStart("the training libraries are not installed here; run `make up` in a checkout")
+    tools = fetch.fetch_all(local, terminal.say)
+    blueprint = Blueprint(local, model, kafka, tools, Ports.at(local.fraudscale_port_base))
+    ensure_free(components.ports_needed(blueprint))
+    components.prepare(blueprint)
+    return blueprint
+
+
+class Platform:
+    """A run of the platform: the supervisor, and all that looks at it."""
+
+    def __init__(self, blueprint: Blueprint, terminal: Terminal, began: float) -> None:
+        """Take on what is to run.
+
+        Args:
+            blueprint: with its files in place.
+            terminal: where a person reads.
+            began: `monotonic()` of the command's start; the banner counts from there.
+        """
+        self._blueprint = blueprint
+        self._terminal = terminal
+        self._began = began
+        self._home = blueprint.home
+        self._logs = self._home / "logs"
+        self._started_at = datetime.now(UTC)
+        self._model = state.ModelInUse()
+        self._written: state.Status | None = None
+        self._next_housekeeping = 0.0
+        machine.shelve(self._logs)
+        self._events = EventLog(self._logs / EVENTS_LOG)
+        self._machine = machine.LocalMachine(self._home, self._logs, os.environ)
+        self._signals = StopSignals()
+        self._supervisor = Supervisor(
+            self._machine, components.parts(blueprint), report=self._report, changed=self._write_state
+        )
+        self._starting = Starting(terminal, self._slots)
+        self._stream = Stream(terminal, self._logs, self._figures, self._ready_replicas)
+
+    def run(self) -> int:
+        """Start, run and stop. Whatever happens, no process of ours is left."""
+        supervisor = self._supervisor
+        try:
+            with self._signals:
+                with self._starting:
+                    self._loop(lambda: supervisor.started or supervisor.stopping)
+                if not supervisor.stopping:
+                    self._announce()
+                    self._loop(lambda: supervisor.stopping)
+                self._stream.stop()
+                self._explain_stop()
+                asked = time.monotonic()
+                self._loop(lambda: supervisor.stopped)
+                self._terminal.say(f"stopped in {time.monotonic() - asked:.1f} s")
+        finally:
+            self._leave_nothing()
+        return 1 if supervisor.failure else 0
+
+    def _loop(self, until: Callable[[], bool]) -> None:
+        while not until():
+            if self._signals.more():
+                (self._supervisor.force if self._supervisor.stopping else self._supervisor.stop)()
+            self._supervisor.step()
+            if time.monotonic() >= self._next_housekeeping:
+                self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
+                machine.rotate(self._logs)
+                self._write_state()
+            time.sleep(PACE_SECONDS)
+
+    def _leave_nothing(self) -> None:
+        """Kill what is left: after an error of ours everything, else only what left its process group."""
+        self._supervisor.force()
+        while not self._supervisor.stopped:
+            self._supervisor.step()
+            time.sleep(PACE_SECONDS)
+        self._machine.close()
+        if escaped := machine.marked(self._home):
+            machine.end(escaped, grace=0.5)
+        state.status_path(self._home).unlink(missing_ok=True)
+
+    # What is told to people.
+
+    def _announce(self) -> None:
+        self._model = state.model_at(self._entry) or self._model
+        seconds = time.monotonic() - self._began
+        for line in banner(self._blueprint, self._slots(), self._model, seconds):
+            self._terminal.say(line)
+        self._stream.start()
+
+    def _explain_stop(self) -> None:
+        failure = self._supervisor.failure
+        if failure is None:
+            self._terminal.say("stopping (once more: at once)")
+            return
+        log = self._logs / self._supervisor.slots[failure.part].part.log_name
+        self._terminal.say(f"{failure.part} failed to start: {failure.reason}", "red")
+        for line in machine.last_lines(log, LAST_LINES):
+            self._terminal.say(f"  {line}")
+        self._terminal.say(f"all of its log: {log}; the other parts are stopped")
+
+    def _report(self, event: Event) -> None:
+        self._events.write(event)
+        if not self._supervisor.started:
+            self._starting.tell(event)
+        elif event.kind != "part_stopped":
+            style = {"warning": "yellow", "error": "red"}.get(event.level)
+            fields = "  ".join(f"{name}={value}" for name, value in event.details.items())
+            self._terminal.stamped("supervisor", f"{event.kind}  part={event.part}  {fields}", style)
+
+    def _figures(self) -> Mapping[str, float]:
+        self._model = state.model_at(self._entry) or self._model
+        return prometheus_figures(self._blueprint.prometheus)()
+
+    # What is told to programs.
+
+    def _write_state(self) -> None:
+        """Bring `run/status.json` and Prometheus's targets up to date, as far as they changed."""
+        status = state.describe(
+            self._slots(),
+            ready=self._supervisor.ready,
+            started_at=self._started_at,
+            model=self._model,
+            ports=self._blueprint.ports.named(),
+            used=[
+                state.Component(name, "external", at, None) for name, at in self._blueprint.external.items()
+            ],
+        )
+        if status == self._written:
+            return
+        try:
+            state.write(self._home, status)
+            components.write_targets(self._blueprint, live_slots(self._slots()))
+        except OSError as error:  # a full disk: the parts run on, and the next second tries again
+            self._events.write(Event("status_not_written", "supervisor", "warning", {"error": str(error)}))
+        else:
+            self._written = status
+
+    def _slots(self) -> list[Slot]:
+        return list(self._supervisor.slots.values())
+
+    def _ready_replicas(self) -> tuple[int, int]:
+        replicas = self._written.replicas if self._written else []
+        return sum(replica.state == State.READY for replica in replicas), len(replicas)
+
+    @property
+    def _entry(self) -> str:
+        return self._supervisor.slots["haproxy"].part.address
+
+
+class StopSignals:
+    """Counts the signals that ask for a stop, while in force; the loop heeds them."""
+
+    def __init__(self) -> None:
+        self._seen = self._heeded = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        wanted = [signal.SIGINT, signal.SIGTERM]
+        # Under nohup a closed terminal is to be survived.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            wanted.append(signal.SIGHUP)
+        for which in wanted:
+            self._before[which] = signal.signal(which, self._count)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+
+    def more(self) -> bool:
+        """Tell whether one came since the last question."""
+        new, self._heeded = self._seen > self._heeded, self._seen
+        return new
+
+    def _count(self, _: int, __: FrameType | None) -> None:
+        self._seen += 1
+
+
+class EventLog:
+    """The supervisor's own log: a JSON line an event, the fields as in every log of ours."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, event: Event) -> None:
+        line = {
+            "event": event.kind,
+            "level": event.level,
+            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "process": "supervisor",
+            "part": event.part,
+            **event.details,
+        }
+        try:
+            with self._path.open("ab") as log:
+                log.write(msgspec.json.encode(line) + b"\n")
+        except OSError:  # a full disk must not stop the supervisor, which could tell nobody
+            return
+
+
+def live_slots(slots: list[Slot]) -> list[int]:
+    """Return the numbers of the replica slots that are to run, for Prometheus; one that restarts is among them."""
+    names = {slot.part.name.partition("/")[0] for slot in slots if "/" in slot.part.name and not slot.leaving}
+    return sorted(int(name.rpartition("-")[2]) for name in names)
+
+
+def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, seconds: float) -> list[str]:
+    """Write what a person needs once all is ready: addresses, an example, logs, how to stop."""
+    parts = {slot.part.name: slot.part.address for slot in slots if slot.part.address}
+    entry, topic = parts["haproxy"], blueprint.kafka.kafka_topic
+    replicas = sorted({name.partition("/")[0] for name in parts if "/" in name})
+    others = {name: at for name, at in (parts | blueprint.external).items() if "/" not in name}
+    del others["haproxy"]
+    others["kafka"] = f"{others['kafka']}   {topic} → {topic}.scored, {topic}.dead-letter"
+    rows = {
+        "predict": f"{entry}/predict   (all routes: {entry}/docs)",
+        **others,
+        "haproxy": f"http://127.0.0.1:{blueprint.ports.haproxy_metrics}/   (statistics and metrics)",
+        **{
+            name: f"http://{parts[f'{name}/serve']}   (metrics of its Kafka scorer: http://{parts[f'{name}/stream']}/metrics)"
+            for name in replicas
+        },
+    }
+    body = codec.encode_transaction(EXAMPLE).decode()
+    return [
+        "",
+        f"fraudscale is ready after {seconds:.1f} s, with model {model.version or '?'} ({model.alias or 'no alias'})",
+        "",
+        *(f"  {name:<14} {value}" for name, value in rows.items()),
+        "",
+        f"  try it: curl -s {entry}/predict -H 'content-type: application/json' -d '{body}'",
+        "",
+        *(
+            ["  sample transactions flow over both doors (TRAFFIC=0 for none)"]
+            if "traffic" in _names(slots)
+            else []
+        ),
+        f"  logs of every part: {_shortest(blueprint.home / 'logs')}; state: make status; stop: Ctrl-C",
+        "",
+    ]
+
+
+def _shortest(path: Path) -> Path:
+    """A path as a person in this folder would write it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _names(slots: list[Slot]) -> set[str]:
+    return {slot.part.name for slot in slots}

@@ -1,0 +1,224 @@
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.local import components
+from fraudscale.local.components import Blueprint
+from fraudscale.local.fetch import KafkaTools, Tools
+from fraudscale.local.ports import MIN_REPLICAS, Ports
+from fraudscale.problems import ProblemBody
+
+TOOLS = Tools(
+    kafka=KafkaTools(Path("/t/java"), "/t/kafka/*"),
+    prometheus=Path("/t/bin/prometheus"),
+    promtool=Path("/t/bin/promtool"),
+    alertmanager=Path("/t/bin/alertmanager"),
+    amtool=Path("/t/bin/amtool"),
+    node_exporter=Path("/t/bin/node_exporter"),
+    haproxy=Path("/t/sbin/haproxy"),
+    haproxy_libraries="/t/lib",
+    haproxy_exports=True,
+)
+
+
+@pytest.fixture
+def blueprint(tmp_path):
+    def build(*, traffic=True, prometheus=None, model=None, kafka=None):
+        local = LocalSettings(fraudscale_home=tmp_path, traffic=traffic, prometheus_endpoint=prometheus)
+        return Blueprint(
+            local, ModelSettings(**model or {}), KafkaSettings(**kafka or {}), TOOLS, Ports.at(21_000)
+        )
+
+    return build
+
+
+def named(b):
+    return {part.name: part for part in components.parts(b)}
+
+
+def test_the_least_number_of_replicas_is_started_with_both_processes_each(blueprint):
+    names = [name for name in named(blueprint()) if "/" in name]
+    slots = range(1, MIN_REPLICAS + 1)
+    assert names == [f"replica-{i}/{half}" for i in slots for half in ("serve", "stream")]
+
+
+def test_every_need_is_a_part_and_stands_before_the_one_that_needs_it(blueprint):
+    seen = set()
+    for part in components.parts(blueprint()):
+        assert set(part.needs) <= seen, part.name
+        seen.add(part.name)
+
+
+def test_a_first_start_waits_for_the_first_model(blueprint):
+    parts = named(blueprint())
+    assert parts["first-model"].needs == ("mlflow",)
+    assert parts["first-model"].once
+    assert "first-model" in parts["replica-1/serve"].needs
+
+
+def test_a_later_start_does_not_wait_for_the_registry(blueprint, tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "current.json").touch()
+    parts = named(blueprint())
+    assert parts["replica-1/serve"].needs == ()
+    assert parts["replica-1/stream"].needs == ("topics",)
+
+
+def test_storage_is_formatted_once(blueprint, tmp_path):
+    assert named(blueprint())["kafka"].needs == ("kafka-storage",)
+    (tmp_path / "data" / "kafka").mkdir(parents=True)
+    (tmp_path / "data" / "kafka" / "meta.properties").touch()
+    parts = named(blueprint())
+    assert "kafka-storage" not in parts
+    assert parts["kafka"].needs == ()
+
+
+def test_parts_whose_address_is_set_are_used_and_not_started(blueprint):
+    b = blueprint(
+        model={"mlflow_tracking_uri": "http://registry:5000"},
+        kafka={"kafka_bootstrap_servers": "broker:9092"},
+        prometheus="http://prometheus:9090",
+    )
+    parts = named(b)
+    assert not {"kafka", "kafka-storage", "mlflow", "prometheus"} & parts.keys()
+    assert parts["topics"].needs == parts["first-model"].needs == ()
+    assert parts["replica-1/stream"].env["KAFKA_BOOTSTRAP_SERVERS"] == "broker:9092"
+    assert parts["replica-1/serve"].env["MLFLOW_TRACKING_URI"] == "http://registry:5000"
+    assert b.external.keys() == {"kafka", "mlflow", "prometheus"}
+
+
+def test_processes_are_told_the_moved_addresses(blueprint):
+    env = named(blueprint())["replica-2/serve"].env
+    assert env["REPLICA_ID"] == "replica-2"
+    assert env["HTTP_PORT"] == "21012"
+    assert env["KAFKA_BOOTSTRAP_SERVERS"] == f"127.0.0.1:{Ports.at(21_000).kafka}"
+
+
+def test_parts_stop_from_the_outside_in_and_in_time(blueprint):
+    parts = named(blueprint())
+    order = ["traffic", "replica-1/serve", "haproxy", "kafka"]
+    assert [parts[name].stop_phase for name in order] == [0, 1, 2, 3]
+    slowest = [max(p.stop_seconds for p in parts.values() if p.stop_phase == phase) for phase in range(4)]
+    assert sum(slowest) < 15
+    assert {parts[name].stop_phase for name in ("mlflow", "prometheus", "alertmanager", "node-exporter")} == {
+        3
+    }
+
+
+def test_every_command_of_ours_exists_with_its_options(blueprint):
+    import typer
+
+    from fraudscale.cli import app
+
+    group = typer.main.get_command(app)
+    ours = [part.command[3:] for part in components.parts(blueprint()) if "fraudscale.cli" in part.command]
+    assert {name for name, *_ in ours} == {"topics", "train", "serve", "stream", "traffic"}
+    for name, *options in ours:
+        group.commands[name].make_context(name, list(options))  # raises for what it doesn't know
+
+
+def test_no_traffic_flows_where_it_is_not_wanted(blueprint):
+    assert "traffic" in named(blueprint())
+    assert "traffic" not in named(blueprint(traffic=False))
+
+
+def test_everything_listens_on_this_machine_only(blueprint):
+    b = blueprint()
+    for part in components.parts(b):
+        assert "0.0.0.0" not in " ".join(part.command)
+    rendered = "\n".join(components.files(b).values())
+    assert "0.0.0.0" not in rendered
+    assert "bind 127.0.0.1:21000" in rendered
+
+
+def test_mlflow_runs_no_code_of_models_and_no_jobs(blueprint):
+    env = named(blueprint())["mlflow"].env
+    assert env["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+    assert env["MLFLOW_ALLOW_MODEL_CODE_EXECUTION"] == "false"
+    assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
+
+
+def test_haproxy_has_a_slot_for_every_replica_that_may_come(blueprint):
+    cfg = components.haproxy_cfg(Ports.at(21_000), Path("/e"), exports=True)
+    slots = [line.split() for line in cfg.splitlines() if line.startswith("    server ")]
+    assert slots == [["server", f"replica-{i}", f"127.0.0.1:{21_010 + i}"] for i in range(1, 7)]
+
+
+def test_an_haproxy_without_the_exporter_gets_a_configuration_without_it():
+    cfg = components.haproxy_cfg(Ports(), Path("/e"), exports=False)
+    assert "prometheus-exporter" not in cfg
+
+
+@pytest.mark.parametrize("status", components.BALANCER_ERRORS)
+def test_the_balancers_own_errors_have_the_shape_of_ours(status):
+    head, _, body = components.error_file(status).partition("\r\n\r\n")
+    problem = msgspec.json.decode(body, type=ProblemBody)
+    assert problem.status == status
+    assert head.startswith(f"HTTP/1.1 {status} ")
+    assert "content-type: application/problem+json" in head
+    assert f"content-length: {len(body)}" in head
+    assert ("retry-after" in head) == (status in {503, 504})
+
+
+def test_prometheus_finds_both_processes_of_live_slots_only():
+    groups = json.loads(components.targets_json(Ports(), [1, 5]))
+    assert [group["targets"] for group in groups] == [
+        ["127.0.0.1:8101"],
+        ["127.0.0.1:8201"],
+        ["127.0.0.1:8105"],
+        ["127.0.0.1:8205"],
+    ]
+    assert groups[3]["labels"] == {"replica": "replica-5", "container": "stream"}
+
+
+def test_prometheus_asks_the_model_every_5_s_and_the_rest_every_15_s(blueprint):
+    yml = components.prometheus_yml(blueprint())
+    assert yml.count("scrape_interval: 5s") == 1
+    assert "- job_name: ml-model\n    scrape_interval: 5s" in yml
+    assert "  scrape_interval: 15s\n  evaluation_interval: 15s" in yml
+
+
+def test_data_of_kafka_and_prometheus_is_bounded(blueprint):
+    properties = components.kafka_properties(Ports(), Path("/d"))
+    assert {"log.retention.hours=24", "log.retention.bytes=67108864"} <= set(properties.splitlines())
+    flags = named(blueprint())["prometheus"].command
+    assert {"--storage.tsdb.retention.time=7d", "--storage.tsdb.retention.size=512MB"} <= set(flags)
+
+
+def test_group_session_limits_fall_together_or_kafka_would_not_start():
+    lines = components.kafka_properties(Ports(), Path("/d")).splitlines()
+    values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    for name in ("session.timeout", "heartbeat.interval"):
+        assert int(values[f"group.consumer.min.{name}.ms"]) <= int(values[f"group.consumer.{name}.ms"])
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "run" / "x.cfg"
+    components.write(path, "one")
+    before = path.stat().st_ino
+    components.write(path, "two")
+    assert path.read_text() == "two"
+    assert path.stat().st_ino != before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_prepare_writes_every_file_that_a_command_names(blueprint, tmp_path):
+    b = blueprint()
+    components.prepare(b)
+    assert {path for path in components.files(b) if not path.is_file()} == set()
+    assert b.targets.is_file()
+    commands = " ".join(word for part in components.parts(b) for word in part.command)
+    assert str(b.run / "haproxy.cfg") in commands
+    assert sys.executable in commands
+
+
+def test_nobody_listening_is_not_ready():
+    with components.socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert components.tcp_open("127.0.0.1", port)
+    assert not components.tcp_open("127.0.0.1", port)
+    assert not components.http_ok(f"http://127.0.0.1:{port}/readyz")

@@ -1,0 +1,197 @@
+"""`up` without the platform: what it refuses, what the banner says, how it heeds signals; and one run of tiny parts."""
+
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fraudscale import codec
+from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.local import components, fetch, machine, state, up
+from fraudscale.local.components import Blueprint
+from fraudscale.local.console_log import Terminal
+from fraudscale.local.part import Part
+from fraudscale.local.ports import Ports, claim_block
+from fraudscale.local.supervise import Event, Slot, State
+
+
+@pytest.fixture
+def local(tmp_path):
+    return LocalSettings.read(
+        fraudscale_home=tmp_path, fraudscale_cache=tmp_path / "cache", fraudscale_port_base=20_999
+    )
+
+
+@pytest.fixture
+def blueprint(local):
+    ports = Ports.at(local.fraudscale_port_base)
+    return Blueprint(local, ModelSettings.read(), KafkaSettings.read(), SimpleNamespace(), ports)
+
+
+def tiny(script, name, **fields):
+    return Part(name, ("sh", "-c", script), **fields)
+
+
+HAPROXY = tiny("exec sleep 60", "haproxy", ready=lambda: True, address="http://127.0.0.1:9")
+KAFKA = tiny("exec sleep 60", "kafka", ready=lambda: True, address="127.0.0.1:9092")
+
+
+@pytest.fixture
+def run(blueprint, monkeypatch, capsys):
+    """Run these parts as the platform; each signal is sent once the file of the state fulfils its condition."""
+
+    def send(signals):
+        for which, condition in signals:
+            limit = time.monotonic() + 20
+            while (
+                not ((status := state.read(blueprint.home)) and condition(status))
+                and time.monotonic() < limit
+            ):
+                time.sleep(0.05)
+            os.kill(os.getpid(), which)
+
+    def run(*parts, signals=()):
+        monkeypatch.setattr(components, "parts", lambda _: list(parts))
+        sender = threading.Thread(target=send, args=(signals,))
+        sender.start()
+        code = up.Platform(blueprint, Terminal(), time.monotonic()).run()
+        sender.join()
+        return code, capsys.readouterr().out
+
+    return run
+
+
+def when_ready(status):
+    return status.ready
+
+
+def when_stopping(status):
+    return any(component.state == "stopping" for component in status.components)
+
+
+def slot(name, address):
+    return Slot(Part(name, ("run",), address=address), state=State.READY)
+
+
+def test_a_platform_of_tiny_parts_starts_tells_and_stops_on_a_signal(run, blueprint):
+    code, out = run(HAPROXY, KAFKA, signals=[(signal.SIGTERM, when_ready)])
+    assert code == 0
+    assert out.index("kafka ready") < out.index("fraudscale is ready after") < out.index("stopped in")
+    assert machine.marked(blueprint.home) == []
+    assert state.read(blueprint.home) is None
+
+
+@pytest.mark.timeout(11)
+def test_a_second_signal_kills_at_once(run, blueprint):
+    stubborn = tiny(
+        "trap '' TERM; while :; do sleep 0.05; done", "kafka", address="127.0.0.1:9092", stop_seconds=12
+    )
+    code, _ = run(HAPROXY, stubborn, signals=[(signal.SIGTERM, when_ready), (signal.SIGTERM, when_stopping)])
+    assert (code, machine.marked(blueprint.home)) == (0, [])
+
+
+def test_a_part_that_fails_is_named_with_its_last_lines_and_everything_stops(run, blueprint):
+    code, out = run(KAFKA, tiny("echo no room left; exit 7", "mlflow", ready=lambda: False))
+    assert code == 1
+    assert "mlflow failed to start: exit code 7\n  no room left\n" in out
+    assert machine.marked(blueprint.home) == []
+
+
+def test_the_supervisors_events_are_json_lines(run, blueprint):
+    run(HAPROXY, KAFKA, signals=[(signal.SIGINT, when_ready)])
+    lines = (blueprint.home / "logs" / "supervisor.log").read_text().splitlines()
+    told = [(event["event"], event["part"]) for event in map(json.loads, lines)]
+    assert ("part_ready", "kafka") in told
+    assert told[-1][0] == "part_stopped"
+
+
+def test_an_error_of_ours_leaves_no_process(run, blueprint, monkeypatch):
+    monkeypatch.setattr(up, "banner", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(HAPROXY, KAFKA)
+    assert machine.marked(blueprint.home) == []
+
+
+def test_a_second_up_says_that_one_runs(local, capsys):
+    with state.Lock(local.fraudscale_home):
+        assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
+    assert "a platform runs in" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fetch, "fetch_all", lambda *_: SimpleNamespace())
+    with claim_block() as base, socket.socket() as taken:
+        taken.bind(("127.0.0.1", Ports.at(base).entry))
+        taken.listen()
+        local = LocalSettings.read(fraudscale_home=tmp_path, fraudscale_port_base=base)
+        assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
+    assert f"port {base} (entry) is held by" in capsys.readouterr().err
+
+
+def test_a_hang_up_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with up.StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not signals.more()
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_what_cannot_be_had_is_said_and_the_lock_is_free_again(local, monkeypatch, capsys):
+    def missing(*_):
+        raise fetch.MissingComponent("haproxy", "brew install haproxy")
+
+    monkeypatch.setattr(fetch, "fetch_all", missing)
+    assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
+    assert "brew install haproxy" in capsys.readouterr().err
+    with state.Lock(local.fraudscale_home):
+        pass
+
+
+def test_without_the_training_libraries_the_way_is_shown(local, monkeypatch, capsys):
+    monkeypatch.setattr(up, "find_spec", lambda _: None)
+    assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
+    assert "make up" in capsys.readouterr().err
+
+
+def test_the_banner_has_every_address_and_an_example_that_is_a_transaction(blueprint):
+    slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
+    slots += [slot("replica-1/serve", "127.0.0.1:8101"), slot("replica-1/stream", "127.0.0.1:8201")]
+    text = "\n".join(up.banner(blueprint, slots, state.ModelInUse("3", "champion"), 31.2))
+    for expected in (
+        "31.2 s",
+        "model 3 (champion)",
+        "8000/predict",
+        "127.0.0.1:9092",
+        ":8101",
+        ":8201/metrics",
+    ):
+        assert expected in text
+    assert "sample transactions" not in text
+    body = text.split("-d '")[1].split("'")[0]
+    assert codec.decode_transaction(body.encode()) == up.EXAMPLE
+
+
+def test_live_slots_are_those_not_leaving():
+    slots = [slot(f"replica-{i}/{half}", "") for i in (1, 2, 10) for half in ("serve", "stream")]
+    slots[2].leaving = slots[3].leaving = True
+    assert up.live_slots([*slots, slot("kafka", "")]) == [1, 10]
+
+
+def test_an_event_that_cannot_be_written_is_no_error(tmp_path):
+    up.EventLog(Path(tmp_path / "none" / "supervisor.log")).write(Event("part_died", "kafka"))
+
+
+def test_signals_are_counted_while_in_force_only():
+    before = signal.getsignal(signal.SIGTERM)
+    with up.StopSignals() as signals:
+        assert not signals.more()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.more()
+        assert not signals.more()
+    assert signal.getsignal(signal.SIGTERM) is before
