@@ -19,6 +19,9 @@ from fraudscale.load.measure import Item, Items, Measures, Stop
 SWEEP_SECONDS: Final = 0.05
 OPEN_AT_ONCE: Final = 8
 """Connections that may be on their way: more would only wait for the same listener."""
+IDLE_SECONDS: Final = 2.0
+"""A connection that nobody used for so long is closed: servers end silent ones, and one that just does so may take a
+request and never answer it, or answer 408 (HAProxy, 5 s after a connection came and said nothing)."""
 LAST_ANSWERS_SECONDS: Final = 2.0
 """What unanswered requests get after Ctrl-C."""
 
@@ -55,6 +58,7 @@ class _Connection(asyncio.Protocol):
         self.due: float | None = None
         """Of the request under way."""
         self.sent_at = 0.0
+        self.idle_since = perf_counter()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
@@ -74,6 +78,7 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         status, keep = self._parser.get_status_code(), self._parser.should_keep_alive()
         self._parser = httptools.HttpResponseParser(self)
+        self.idle_since = perf_counter()
         self._sender.answered(self, status, keep=keep)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
@@ -144,7 +149,7 @@ class HttpSender:
     def answered(self, connection: _Connection, status: int, *, keep: bool) -> None:
         """Take the answer to a connection's request."""
         due, connection.due = connection.due, None
-        if due is None:  # an answer to nothing: HAProxy tells idle connections 408 before it closes them
+        if due is None:  # an answer to nothing; what follows is the end of the connection
             return
         del self._busy[connection]
         if status == 200:
@@ -152,8 +157,7 @@ class HttpSender:
         else:
             self._measures.failed(due, str(status))
         if keep:
-            # last in, first out: what isn't needed grows old and is closed by the server, never in the middle
-            self._free.append(connection)
+            self._free.append(connection)  # last in, first out: what isn't needed grows old
         self._pump()
 
     def lost(self, connection: _Connection, kind: str) -> None:
@@ -181,6 +185,7 @@ class HttpSender:
             if now - self._start < self._next.due:
                 self._wake_after(self._next.due - (now - self._start))
                 return
+            self._close_idle(now)
             if not self._free:
                 self._open_more()
                 return
@@ -189,6 +194,11 @@ class HttpSender:
             connection.send(self._next, self._head, now)
             self._measures.took(self._next.due, now - self._start)
             self._next = next(self._items, None)
+
+    def _close_idle(self, now: float) -> None:
+        """Close what is free for too long; the free ones lie in the order of their last use, the oldest first."""
+        while self._free and now - self._free[0].idle_since > IDLE_SECONDS:
+            self._free.pop(0).give_up("")
 
     def _wake_after(self, seconds: float) -> None:
         if self._timer:

@@ -513,6 +513,8 @@ defaults
     timeout server 15s
     timeout queue 5s
     timeout check 1s
+    # A connection that is opened in advance and not used is closed without a 408: its next request would take that as its answer.
+    option http-ignore-probes
     # Scoring twice gives the same answer, so a request that meets a dying replica goes to another one.
     retries 3
     option redispatch 1

@@ -86,6 +86,13 @@ def test_a_server_that_says_close_gets_new_connections():
     assert len(server.peers) >= 30
 
 
+def test_no_request_goes_over_a_connection_that_was_idle_for_long(monkeypatch):
+    """Its server may be closing it."""
+    monkeypatch.setattr("fraudscale.load.over_http.IDLE_SECONDS", 0.1)
+    measures, server = load([OK], count=3, rate=2, connections=1)
+    assert (measures.ok, len(server.peers)) == (3, 3)
+
+
 def test_no_answer_in_time_is_an_error():
     measures, _ = load([None], count=5, timeout=0.2)
     assert dict(measures.errors) == {"timeout": 5}
