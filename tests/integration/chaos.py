@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -105,6 +106,7 @@ class Scorers:
         self._ports = ports
         self._models = models
         self._logs = logs
+        self._log_starts: dict[int, int] = {}
         self.running: dict[int, subprocess.Popen] = {}
 
     def start(self, *slots: int) -> None:
@@ -124,6 +126,7 @@ class Scorers:
             }
             command = [sys.executable, "-m", "fraudscale.cli", "stream"]
             with self.log(slot).open("ab") as log:
+                self._log_starts[slot] = log.tell()
                 self.running[slot] = subprocess.Popen(command, env=env, stdout=log, stderr=log)
 
     def kill(self, slot: int) -> None:
@@ -145,10 +148,10 @@ class Scorers:
         self.running[slot].send_signal(signal.SIGCONT)
 
     def owns(self, slot: int) -> bool:
-        """Whether it said that it has partitions; of its last start, if it was started again."""
-        lines = [msgspec.json.decode(x) for x in self.log(slot).read_bytes().splitlines() if x[:1] == b"{"]
-        began = max((i for i, x in enumerate(lines) if x["event"] == "stream_started"), default=len(lines))
-        changes = [x for x in lines[began:] if x["event"] == "partitions_changed"]
+        """Whether it said, since its last start, that it has partitions."""
+        content = self.log(slot).read_bytes()[self._log_starts[slot] :]
+        lines = [msgspec.json.decode(x) for x in content.splitlines() if x[:1] == b"{" and x[-1:] == b"}"]
+        changes = [x for x in lines if x["event"] == "partitions_changed"]
         return bool(changes and changes[-1]["owned"])
 
     def log(self, slot: int) -> Path:
@@ -262,6 +265,21 @@ class Observer:
             f"{flow.sent} sent = {len(scored)} scored + {len(dead)} dead-lettered, none twice; "
             f"{self.rolled_back} outputs were rolled back on the way"
         )
+
+
+def freeze_in_a_transaction(scorers: Scorers, slot: int, flow: Flow, observer: Observer) -> None:
+    """Freeze the only scorer while a transaction of it is open: looked at before and after, so it isn't luck."""
+    wait_for(lambda: scorers.owns(slot), 60)  # what its predecessor left open is rolled back by then
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        flow.send(1_000)
+        wait_for(observer.transaction_is_open, 60)
+        scorers.freeze(slot)
+        time.sleep(0.5)  # a commit that was on its way is there by now
+        if observer.transaction_is_open():
+            return
+        scorers.thaw(slot)
+    raise AssertionError("no transaction was open whenever the scorer was frozen")
 
 
 def _source(message) -> tuple[int, int]:
