@@ -66,6 +66,21 @@ class KafkaServer:
             self._process.wait(10)
             self._process = None
 
+    def describe_group(self, group: str, topic: str) -> dict[int, tuple[int | None, int, int | None]]:
+        """What `kafka-consumer-groups --describe` says, by partition: commit, end, lag; None where it prints "-"."""
+        tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
+        asked = ["--bootstrap-server", self.bootstrap, "--describe", "--offsets", "--group", group]
+        done = subprocess.run(
+            [*self._java, tool, *asked], check=True, capture_output=True, text=True, timeout=120
+        )
+        rows = [line.split() for line in done.stdout.splitlines() if line.startswith(group)]
+        assert rows, done.stdout + done.stderr
+        return {
+            int(partition): (number(commit), int(end), number(lag))
+            for _, found, partition, commit, end, lag, *_ in rows
+            if found == topic
+        }
+
     def _answers(self) -> bool:
         try:
             return bool(
@@ -73,6 +88,10 @@ class KafkaServer:
             )
         except KafkaException:
             return False
+
+
+def number(text: str) -> int | None:
+    return None if text == "-" else int(text)
 
 
 @pytest.fixture(scope="session")

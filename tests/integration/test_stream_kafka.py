@@ -5,15 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Event, Thread
 from urllib.request import urlopen
 
 import msgspec
 import pytest
 import structlog
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from structlog.testing import capture_logs
 
@@ -287,22 +288,66 @@ def test_a_batch_that_could_not_be_committed_is_read_again(settings, model, monk
     assert len(read(settings, settings.scored_topic, 20)) == 20
 
 
-def test_queue_length_and_lag_agree_with_the_broker_with_no_commit_yet_and_after(settings, model):
+def test_queue_length_and_lag_agree_with_the_brokers_own_tool(settings, model, kafka):
+    """With no commit yet, under load, in the middle of rebalances, and at rest."""
+    group, topic = settings.kafka_group, settings.kafka_topic
+    watermarks = Watermarks(settings)
     produce(settings, [value(i) for i in range(150)])
-    waiting = Watermarks(settings).waiting()
-    assert {w.committed for w in waiting.values()} == {None}
-    assert sum(w.lag for w in waiting.values()) == 150
-    with Door(settings, model).running() as door:
+    with Door(settings, model).running() as door:  # the tool knows groups that have a member or a commit
         wait_for(lambda: door.consumed() == 150 and door.queue() == 0)
         assert door.lag() == {"0": 0, "1": 0, "2": 0}
-        assert door.metrics.topic_messages.labels(settings.kafka_topic).value == 150
+        assert door.metrics.topic_messages.labels(topic).value == 150
+        rebalances, done = Counter(), Event()
+        load = Thread(target=_load_and_rebalance, args=(settings, model, done, rebalances))
+        load.start()
+        try:
+            for _ in range(3):
+                before = watermarks.waiting()
+                told = kafka.describe_group(group, topic)
+                after = watermarks.waiting()
+                assert told.keys() == before.keys()
+                for partition, (commit, end, lag) in told.items():
+                    first, last = before[partition], after[partition]
+                    assert (first.committed or 0) <= (commit or 0) <= (last.committed or 0)
+                    assert first.end <= end <= last.end
+                    assert lag == (None if commit is None else end - commit)
+        finally:
+            done.set()
+            load.join()
+        assert rebalances["joined"] > 0
+        assert after[0].end > before[0].end, "there was no load"
+        wait_for(lambda: door.queue() == 0 and sum(w.lag for w in watermarks.waiting().values()) == 0, 60)
     produce(settings, [value(i) for i in range(40)])
-    waiting = Watermarks(settings).waiting()
-    request = [ConsumerGroupTopicPartitions(settings.kafka_group)]
-    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
-    told = admin.list_consumer_group_offsets(request)[settings.kafka_group].result(10).topic_partitions
-    assert {p: w.committed for p, w in waiting.items()} == {p.partition: p.offset for p in told}
+    waiting = watermarks.waiting()
+    assert {p: (w.committed, w.end, w.lag) for p, w in waiting.items()} == kafka.describe_group(group, topic)
     assert sum(w.lag for w in waiting.values()) == 40
+
+
+def _load_and_rebalance(settings, model, done: Event, rebalances: Counter) -> None:
+    """Until done: records all the time, and a second member that comes and goes."""
+    while not done.is_set():
+        with Door(settings, model, "replica-2").running() as other:
+            for _ in range(20):
+                produce(settings, [value(i) for i in range(100)])
+                done.wait(0.05)
+            rebalances["joined"] += bool(other.metrics.rebalances.labels("assigned").value)
+
+
+def test_without_a_commit_all_that_is_retained_waits(settings, kafka):
+    produce(settings, [value(i) for i in range(150)])
+    member = Consumer(
+        {"bootstrap.servers": settings.kafka_bootstrap_servers, "group.id": settings.kafka_group}
+        | {"enable.auto.commit": False, "auto.offset.reset": "earliest"}
+    )
+    try:
+        member.subscribe([settings.kafka_topic])  # the tool tells of groups that have members or commits
+        wait_for(lambda: member.poll(0.1) is not None)
+        told = kafka.describe_group(settings.kafka_group, settings.kafka_topic)
+    finally:
+        member.close()
+    waiting = Watermarks(settings).waiting()
+    assert told == {p: (None, w.end, None) for p, w in waiting.items()}
+    assert sum(w.lag for w in waiting.values()) == 150
 
 
 def test_records_that_retention_removed_do_not_wait(settings):

