@@ -67,7 +67,7 @@ SILENCE_SECONDS: Final = 30.0
 SESSION_MS: Final = 6000
 """Classic protocol: the least that brokers allow by default."""
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
-"""Far above a broker's default of 1 MiB: a dead letter is a record of any allowed size, and some headers more."""
+"""Far above a broker's default of 1 MiB: an output is a record of any allowed size, and some fields or headers more."""
 RETENTION_MS: Final = 7 * 24 * 3600 * 1000
 RETENTION_BYTES: Final = 64 * 1024 * 1024
 """Of one partition."""
@@ -717,7 +717,8 @@ def create_topics(settings: KafkaSettings) -> list[str]:
         "retention.bytes": str(RETENTION_BYTES),
         "segment.bytes": str(SEGMENT_BYTES),
     }
-    larger = {settings.dead_letter_topic: {"max.message.bytes": str(MAX_RECORD_BYTES)}}
+    large = {"max.message.bytes": str(MAX_RECORD_BYTES)}
+    larger = {settings.scored_topic: large, settings.dead_letter_topic: large}
     topics = [
         NewTopic(topic, partitions, config=config | larger.get(topic, {}))
         for topic, partitions in wanted.items()
