@@ -15,7 +15,8 @@ from prometheus_client import CollectorRegistry
 from fraudscale import logs, metrics, model
 from fraudscale.api import create_api
 from fraudscale.config import HttpSettings, LogSettings
-from fraudscale.front import Front, Passes
+from fraudscale.front import Bodies, Front, Passes
+from fraudscale.limits import Clients, networks
 from fraudscale.scorer import Scorer
 from fraudscale.serve import Server, Stop
 
@@ -74,18 +75,20 @@ def start():
     running = []
 
     def start(**settings):
-        http_settings = HttpSettings(_env_file=None, **settings)
+        # Most tests send faster than a stranger may; those of the limits come from other addresses of this machine.
+        http_settings = HttpSettings(_env_file=None, **{"trusted_clients": "127.0.0.1"} | settings)
         log_settings = LogSettings(_env_file=None, log_format="json", log_predictions_sample=0)
         log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[])
         model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
         registry = metrics.registry(100, model_metrics, http_metrics)
         scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "test"), "replica-1")
-        passes = Passes(scorer, model_metrics, http_settings.max_in_flight)
+        passes = Passes(scorer, model_metrics, http_settings)
+        clients = Clients(networks(http_settings.trusted_proxies), networks(http_settings.trusted_clients))
+        bodies = Bodies(http_settings, clients)
         stop = Stop(drain_seconds=0.3)
-        api = create_api(
-            scorer, passes, model_metrics, registry, http_settings, draining=lambda: stop.draining
-        )
-        server = Server(Front(api, passes, http_metrics, model_metrics, http_settings, log), stop, 5)
+        api = create_api(scorer, passes, model_metrics, registry, bodies, draining=lambda: stop.draining)
+        front = Front(api, passes, bodies, clients, http_metrics, model_metrics, http_settings, log)
+        server = Server(front, stop, 5)
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -260,12 +263,13 @@ def _ask_twin(door, content):
     import asyncio
 
     model_metrics = metrics.ModelMetrics()
+    settings = HttpSettings(_env_file=None)
     api = create_api(
         door.scorer,
-        Passes(door.scorer, model_metrics, 10),
+        Passes(door.scorer, model_metrics, settings),
         model_metrics,
         metrics.registry(100),
-        HttpSettings(_env_file=None),
+        Bodies(settings, Clients((), ())),
         draining=lambda: False,
     )
     sent = []
