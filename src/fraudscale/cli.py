@@ -76,7 +76,9 @@ def up() -> None:
     """Run the whole platform on this machine until Ctrl-C; `make up` installs what is missing first."""
     from fraudscale.local.up import up as run
 
-    raise typer.Exit(run(LocalSettings.read(), ModelSettings.read(), KafkaSettings.read()))
+    raise typer.Exit(
+        run(LocalSettings.read(), ModelSettings.read(), KafkaSettings.read(), HttpSettings.read())
+    )
 
 
 @app.command()

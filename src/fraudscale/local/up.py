@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 
 from fraudscale import codec
-from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.local import components, fetch, machine, state
 from fraudscale.local.components import Blueprint
 from fraudscale.local.console_log import EVENTS_LOG, Starting, Stream, Terminal, prometheus_figures
@@ -35,7 +35,7 @@ class CannotStart(Exception):
     """Something is missing on this machine; the message says what, and how to get it."""
 
 
-def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> int:
+def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, http: HttpSettings) -> int:
     """Start the platform, tell when it is ready, keep it running until a signal, stop it.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP stop it in order; a second one kills at once.
@@ -49,7 +49,7 @@ def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> int:
     try:
         with state.Lock(local.fraudscale_home):
             clean(local.fraudscale_home, terminal.say)
-            blueprint = _prepare(local, model, kafka, terminal)
+            blueprint = _prepare(local, model, kafka, http, terminal)
             return Platform(blueprint, terminal, began).run()
     except (state.AlreadyRuns, PortsTaken, fetch.MissingComponent, CannotStart) as error:
         Terminal(Console(stderr=True, highlight=False, soft_wrap=True)).say(f"fraudscale: {error}")
@@ -57,12 +57,12 @@ def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> int:
 
 
 def _prepare(
-    local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, terminal: Terminal
+    local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, http: HttpSettings, terminal: Terminal
 ) -> Blueprint:
     if find_spec("lightgbm") is None:
         raise CannotStart("the training libraries are not installed here; run `make up` in a checkout")
     tools = fetch.fetch_all(local, terminal.say)
-    blueprint = Blueprint(local, model, kafka, tools, Ports.at(local.fraudscale_port_base))
+    blueprint = Blueprint(local, model, kafka, tools, Ports.at(local.fraudscale_port_base), http)
     ensure_free(components.ports_needed(blueprint))
     components.prepare(blueprint)
     return blueprint
