@@ -389,7 +389,7 @@ def feed(bootstrap: str, enough: Event) -> None:
 
 @contextmanager
 def broker(folder: Path) -> Iterator[str]:
-    tools = kafka_tools(LocalSettings.read(), print)
+    tools = kafka_tools(LocalSettings.read(kafka="kraft"), print)
     with claim_block() as base:
         server = KafkaServer(tools, Ports.at(base), folder)
         server.format()

@@ -50,6 +50,8 @@ def _networks(value: str) -> str:
 Networks = Annotated[str, AfterValidator(_networks)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
+KafkaMode = Literal["kraft", "zookeeper"]
+"""Who keeps the metadata of a broker that we start."""
 
 
 class Settings(BaseSettings):
@@ -217,6 +219,8 @@ class LocalSettings(Settings):
     """Where Kafka's jars come from; a mirror will do, every file is checked by its sha256."""
     traffic: bool = True
     """Let sample transactions flow: 20/s over HTTP, 50/s over Kafka."""
+    kafka: KafkaMode = "kraft"
+    """Which Kafka `make up` starts: `kraft` (4.3) or `zookeeper` (3.9 with Apache ZooKeeper), each with data of its own."""
     prometheus_endpoint: HttpUrl | None = None
     """A Prometheus of yours to use instead of starting one."""
 

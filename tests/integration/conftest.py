@@ -26,53 +26,59 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class KafkaServer:
-    """An Apache Kafka that a test may stop and start."""
+    """An Apache Kafka that a test may stop and start: what `fraudscale up` runs, on ports of its own."""
 
-    def __init__(self, tools: KafkaTools, ports: Ports, folder: Path) -> None:
+    def __init__(
+        self, tools: KafkaTools, ports: Ports, folder: Path, mode: components.KafkaMode = "kraft"
+    ) -> None:
         self.ports = ports
         """The whole claimed block: tests may listen on the rest."""
         self.bootstrap = f"127.0.0.1:{ports.kafka}"
+        self._tools = tools
         self._folder = folder
-        self._properties = folder / "kafka.properties"
-        self._log4j = folder / "log4j2.properties"
-        self._log4j.write_text(components.LOG4J2)
-        self._properties.write_text(components.kafka_properties(ports, folder / "data"))
-        self._java = [str(tools.java), "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-        self._java += [f"-Dlog4j2.configurationFile={self._log4j}", "-cp", tools.classpath]
+        self._mode = mode
+        for path, content in components.kafka_files(mode, ports, folder, folder / "data").items():
+            components.write(path, content)
+        self._zookeeper: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def format(self) -> None:
-        command = [
-            "kafka.tools.StorageTool",
-            "format",
-            "-t",
-            components.CLUSTER_ID,
-            "-c",
-            str(self._properties),
-        ]
-        subprocess.run([*self._java, *command], check=True, capture_output=True, timeout=60)
+        """Make what a first start needs: the broker's folder, or a ZooKeeper that runs until `close`."""
+        if self._mode == "zookeeper":
+            self._zookeeper = self._run(components.ZOOKEEPER_MAIN, "zookeeper.cfg")
+            return
+        options = ["-t", components.CLUSTER_ID, "-c", str(self._folder / "kafka.properties")]
+        command = components.java(
+            self._mode, self._tools, self._folder, "kafka.tools.StorageTool", "format", *options
+        )
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def start(self) -> None:
-        with (self._folder / "kafka.log").open("ab") as log:
-            command = [*self._java, "kafka.Kafka", str(self._properties)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while not self._answers():
             assert time.monotonic() < deadline, (self._folder / "kafka.log").read_text()[-2000:]
+            # ZooKeeper refuses it while the node of its killed predecessor lives: it ends, and a supervisor tries again
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._run(components.KAFKA_MAIN, "kafka.properties")
 
     def stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
+        self._process = _killed(self._process)
+
+    def close(self) -> None:
+        self.stop()
+        self._zookeeper = _killed(self._zookeeper)
+
+    def _run(self, main: str, file: str) -> subprocess.Popen[bytes]:
+        command = components.java(self._mode, self._tools, self._folder, main, str(self._folder / file))
+        with (self._folder / "kafka.log").open("ab") as log:
+            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
     def describe_group(self, group: str, topic: str) -> dict[int, tuple[int | None, int, int | None]]:
         """What `kafka-consumer-groups --describe` says, by partition: commit, end, lag; None where it prints "-"."""
         tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
         asked = ["--bootstrap-server", self.bootstrap, "--describe", "--offsets", "--group", group]
-        done = subprocess.run(
-            [*self._java, tool, *asked], check=True, capture_output=True, text=True, timeout=120
-        )
+        command = components.java(self._mode, self._tools, self._folder, tool, *asked)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         rows = [line.split() for line in done.stdout.splitlines() if line.startswith(group)]
         assert rows, done.stdout + done.stderr
         return {
@@ -94,18 +100,42 @@ def number(text: str) -> int | None:
     return None if text == "-" else int(text)
 
 
-@pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A running broker; a test that stops it starts it again."""
-    tools = kafka_tools(LocalSettings.read(), print)
+def _killed(process: subprocess.Popen[bytes] | None) -> None:
+    if process is not None:
+        process.kill()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def running_kafka(mode: components.KafkaMode, folder: Path) -> Iterator[KafkaServer]:
+    tools = kafka_tools(LocalSettings.read(kafka=mode), print)
     with claim_block() as base:
-        server = KafkaServer(tools, Ports.at(base), tmp_path_factory.mktemp("kafka"))
-        server.format()
+        server = KafkaServer(tools, Ports.at(base), folder, mode)
         try:
+            server.format()
             server.start()
             yield server
         finally:
-            server.stop()
+            server.close()
+
+
+@pytest.fixture(scope="session")
+def kafka_with_kraft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    with running_kafka("kraft", tmp_path_factory.mktemp("kafka")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_with_zookeeper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    with running_kafka("zookeeper", tmp_path_factory.mktemp("kafka")) as server:
+        yield server
+
+
+@pytest.fixture
+def kafka(request: pytest.FixtureRequest) -> KafkaServer:
+    """A running broker, of the mode that `KAFKA` or a parameter names; a test that stops it starts it again."""
+    mode = getattr(request, "param", LocalSettings.read().kafka)
+    return request.getfixturevalue(f"kafka_with_{mode}")
 
 
 class MlflowServer:

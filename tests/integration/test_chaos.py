@@ -7,7 +7,7 @@ import random
 
 import pytest
 from chaos import Faults, Flow, Observer, Scorers, freeze_in_a_transaction, lay_model, say
-from test_stream_kafka import wait_for
+from test_stream_kafka import on_both_kafkas, wait_for
 
 from fraudscale.broker import create_topics
 from fraudscale.config import KafkaSettings
@@ -21,7 +21,7 @@ def models(tmp_path_factory, make_artifact):
 @pytest.fixture
 def settings(kafka, request):
     """Small batches, so that a backlog is many transactions."""
-    name = request.node.name[:100]
+    name = request.node.name.replace("[", "-").replace("]", "")[:100]
     found = KafkaSettings(
         kafka_bootstrap_servers=kafka.bootstrap,
         kafka_topic=name,
@@ -51,6 +51,7 @@ def flow(settings):
     made.end()
 
 
+@on_both_kafkas
 def test_a_scorer_killed_twice_in_the_middle_of_a_transaction_loses_and_doubles_nothing(
     flow, scorers, observer
 ):
@@ -65,6 +66,7 @@ def test_a_scorer_killed_twice_in_the_middle_of_a_transaction_loses_and_doubles_
     assert observer.rolled_back > 500, "a kill hit no transaction"  # of at most 500 records each
 
 
+@on_both_kafkas
 @pytest.mark.slow
 def test_kills_under_a_steady_flow(flow, scorers, observer):
     scorers.start(0, 1, 2)
@@ -78,6 +80,7 @@ def test_kills_under_a_steady_flow(flow, scorers, observer):
     observer.check(flow)
 
 
+@on_both_kafkas
 @pytest.mark.slow
 def test_a_scorer_that_froze_in_a_transaction_and_woke_up_too_late_doubles_nothing(flow, scorers, observer):
     flow.send(30_000)
@@ -90,6 +93,7 @@ def test_a_scorer_that_froze_in_a_transaction_and_woke_up_too_late_doubles_nothi
     observer.check(flow)
 
 
+@on_both_kafkas
 @pytest.mark.slow
 def test_two_scorers_with_one_name_double_nothing(settings, flow, scorers, observer):
     flow.send(20_000)
@@ -105,6 +109,7 @@ def test_two_scorers_with_one_name_double_nothing(settings, flow, scorers, obser
         first.wait(10)
 
 
+@on_both_kafkas
 @pytest.mark.slow
 def test_a_broker_that_is_killed_twice_under_a_steady_flow(flow, scorers, observer, kafka):
     scorers.start(0, 1)
@@ -119,6 +124,7 @@ def test_a_broker_that_is_killed_twice_under_a_steady_flow(flow, scorers, observ
     observer.check(flow, 180)
 
 
+@on_both_kafkas
 @pytest.mark.slow
 def test_four_scorers_become_six_and_four_again(flow, scorers, observer):
     scorers.start(0, 1, 2, 3)
@@ -132,6 +138,7 @@ def test_four_scorers_become_six_and_four_again(flow, scorers, observer):
     observer.check(flow)
 
 
+@on_both_kafkas
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 def test_faults_drawn_at_random(request, flow, scorers, observer, kafka):

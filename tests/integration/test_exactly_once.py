@@ -11,6 +11,7 @@ from test_stream_kafka import (
     Door,
     committed,
     model,
+    on_both_kafkas,
     process,
     produce,
     read,
@@ -46,6 +47,7 @@ def each_once(settings, count: int) -> None:
     assert len(found) == len(set(found)) == count
 
 
+@on_both_kafkas
 def test_another_follows_within_ten_seconds_where_a_scorer_was_killed_in_a_transaction(
     settings, kafka, model, make_artifact, tmp_path
 ):
@@ -59,6 +61,7 @@ def test_another_follows_within_ten_seconds_where_a_scorer_was_killed_in_a_trans
     each_once(settings, 300)
 
 
+@on_both_kafkas
 def test_the_same_replica_started_again_ends_what_it_left_open_at_once(
     settings, kafka, make_artifact, tmp_path, model
 ):
@@ -71,6 +74,7 @@ def test_the_same_replica_started_again_ends_what_it_left_open_at_once(
     each_once(settings, 100)
 
 
+@on_both_kafkas
 def test_a_fenced_scorer_takes_its_id_back_and_goes_on(settings, model):
     with capture_logs() as log, Door(settings, model).running() as door:
         produce(settings, [value(i) for i in range(100)])
@@ -85,6 +89,7 @@ def test_a_fenced_scorer_takes_its_id_back_and_goes_on(settings, model):
     each_once(settings, 200)
 
 
+@on_both_kafkas
 def test_a_commit_that_happened_although_its_answer_was_lost_is_not_done_again(settings, model, monkeypatch):
     produce(settings, [value(i) for i in range(100)])
     commit, losses = broker._commit, iter([True])
@@ -106,6 +111,7 @@ def test_a_commit_that_happened_although_its_answer_was_lost_is_not_done_again(s
     each_once(settings, 150)
 
 
+@on_both_kafkas
 def test_a_broker_that_restarts_before_the_commit_neither_loses_nor_doubles(
     settings, model, kafka, monkeypatch
 ):
@@ -124,7 +130,15 @@ def test_a_broker_that_restarts_before_the_commit_neither_loses_nor_doubles(
     each_once(settings, 200)
 
 
-@pytest.mark.parametrize("protocol", ["consumer", "classic"])
+@pytest.mark.parametrize(
+    ("kafka", "protocol"),
+    [
+        ("kraft", "consumer"),
+        ("kraft", "classic"),
+        pytest.param("zookeeper", "classic", marks=pytest.mark.slow),
+    ],
+    indirect=["kafka"],
+)
 def test_scorers_that_come_and_go_neither_lose_nor_double(settings, model, monkeypatch, protocol):
     monkeypatch.setattr(broker.Pipe, "_choose_protocol", lambda _: protocol)
     count = 3000
@@ -138,6 +152,7 @@ def test_scorers_that_come_and_go_neither_lose_nor_double(settings, model, monke
     each_once(settings, count)
 
 
+@on_both_kafkas
 def test_a_backlog_is_taken_in_few_large_batches(settings, model):
     produce(settings, [value(i) for i in range(5000)])
     with Door(settings, model).running() as door:
@@ -146,6 +161,7 @@ def test_a_backlog_is_taken_in_few_large_batches(settings, model):
     each_once(settings, 5000)
 
 
+@on_both_kafkas
 def test_the_age_of_the_oldest_waiting_message_is_known_without_any_scorer(settings, model):
     watermarks = Watermarks(settings)
     minute_ago = int((time.time() - 60) * 1000)

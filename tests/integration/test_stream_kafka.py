@@ -29,6 +29,11 @@ from fraudscale.model_loader import store, write_pointer
 from fraudscale.scorer import Scorer
 from fraudscale.stream import LagReporter, Stream
 
+on_both_kafkas = pytest.mark.parametrize(
+    "kafka", ["kraft", pytest.param("zookeeper", marks=pytest.mark.slow)], indirect=True
+)
+"""With KRaft always, with ZooKeeper in `make test-full`."""
+
 GOOD = {
     "transaction_id": "t",
     "amount": 12.5,
@@ -160,6 +165,7 @@ def committed(settings: KafkaSettings) -> dict[int, int]:
         consumer.close()
 
 
+@on_both_kafkas
 def test_scores_the_good_and_sets_the_bad_aside(settings, model):
     bad = [b"\xff\xfe no text", value(0, amount=None), b'{"amount": NaN}', b"{}", b"", None, b"[" * 100_000]
     produce(settings, [value(i) for i in range(1000)], headers=[("traceparent", b"00-a-b-01")])
@@ -197,6 +203,7 @@ def test_each_score_names_the_record_it_came_from(settings, model):
     assert not inputs
 
 
+@on_both_kafkas
 def test_goes_on_where_it_stopped(settings, model):
     produce(settings, [value(i) for i in range(300)])
     with Door(settings, model).running() as door:
@@ -210,6 +217,7 @@ def test_goes_on_where_it_stopped(settings, model):
     assert sorted(ids) == sorted(f"t{i}" for i in range(500))
 
 
+@on_both_kafkas
 def test_two_replicas_share_the_partitions_and_report_lag_of_their_own_only(settings, model):
     with Door(settings, model).running() as one:
         wait_for(lambda: len(one.lag()) == 3)
@@ -223,6 +231,7 @@ def test_two_replicas_share_the_partitions_and_report_lag_of_their_own_only(sett
         assert one.metrics.rebalances.labels("revoked").value >= 1
 
 
+@on_both_kafkas
 def test_outlives_a_broker_that_is_down_at_start_and_goes_away_later(settings, model, kafka):
     kafka.stop()
     with capture_logs() as log, Door(settings, model).running() as door:
@@ -241,6 +250,7 @@ def test_outlives_a_broker_that_is_down_at_start_and_goes_away_later(settings, m
     assert len(read(settings, settings.scored_topic, 200)) >= 200
 
 
+@on_both_kafkas
 def test_a_broker_that_dies_with_a_batch_in_hand_gets_it_when_it_is_back(settings, model, kafka, monkeypatch):
     produce(settings, [value(i) for i in range(50)])
     door = Door(settings, model)
@@ -289,6 +299,7 @@ def test_a_batch_that_could_not_be_committed_is_read_again(settings, model, monk
     assert len(read(settings, settings.scored_topic, 20)) == 20
 
 
+@on_both_kafkas
 def test_queue_length_and_lag_agree_with_the_brokers_own_tool(settings, model, kafka):
     """With no commit yet, under load, in the middle of rebalances, and at rest."""
     group, topic = settings.kafka_group, settings.kafka_topic
@@ -334,6 +345,7 @@ def _load_and_rebalance(settings, model, done: Event, rebalances: Counter) -> No
             rebalances["joined"] += bool(other.metrics.rebalances.labels("assigned").value)
 
 
+@on_both_kafkas
 def test_without_a_commit_all_that_is_retained_waits(settings, kafka):
     produce(settings, [value(i) for i in range(150)])
     member = Consumer(
@@ -351,6 +363,7 @@ def test_without_a_commit_all_that_is_retained_waits(settings, kafka):
     assert sum(w.lag for w in waiting.values()) == 150
 
 
+@on_both_kafkas
 def test_records_that_retention_removed_do_not_wait(settings):
     produce(settings, [value(i) for i in range(90)])
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
@@ -363,6 +376,7 @@ def test_records_that_retention_removed_do_not_wait(settings):
     assert sum(w.retained for w in after.values()) == 0
 
 
+@on_both_kafkas
 @pytest.mark.parametrize("scored", [False, True])
 def test_an_output_may_be_larger_than_the_broker_lets_the_input_be(settings, model, scored):
     """A record of the largest size, whose dead letter or score has headers or fields more, holds nothing up."""
@@ -380,6 +394,7 @@ def test_an_output_may_be_larger_than_the_broker_lets_the_input_be(settings, mod
     assert (message.key(), scored or message.value()) == (key, scored or content)
 
 
+@on_both_kafkas
 def test_topics_are_created_once(kafka):
     settings = KafkaSettings(kafka_bootstrap_servers=kafka.bootstrap, kafka_topic="fresh")
     assert sorted(create_topics(settings)) == ["fresh", "fresh.dead-letter", "fresh.labels", "fresh.scored"]
@@ -388,8 +403,19 @@ def test_topics_are_created_once(kafka):
     assert [len(topics[t].partitions) for t in ("fresh", "fresh.scored", "fresh.dead-letter")] == [12, 12, 1]
 
 
-def test_this_broker_speaks_the_new_group_protocol(kafka):
-    assert group_version(kafka.bootstrap) == 1
+@pytest.mark.parametrize(
+    ("kafka", "version", "protocol"),
+    [("kraft", 1, "consumer"), pytest.param("zookeeper", 0, "classic", marks=pytest.mark.slow)],
+    indirect=["kafka"],
+)
+def test_a_broker_is_spoken_to_in_the_newest_group_protocol_that_it_has(
+    settings, model, kafka, version, protocol
+):
+    assert group_version(kafka.bootstrap) == version
+    produce(settings, [value(0)])
+    with capture_logs() as log, Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 1)
+    assert next(line for line in log if line["event"] == "group_protocol_chosen")["protocol"] == protocol
 
 
 @contextmanager
@@ -420,6 +446,7 @@ def process(settings, kafka, make_artifact, folder, patch: str = "") -> Iterator
             running.kill()
 
 
+@on_both_kafkas
 def test_a_stream_process_shows_its_metrics_and_ends_cleanly_on_a_signal(
     settings, kafka, make_artifact, tmp_path
 ):

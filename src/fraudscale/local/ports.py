@@ -12,14 +12,18 @@ from typing import Final, Self
 
 import psutil
 
+from fraudscale.config import KafkaMode
+
 HOST: Final = "127.0.0.1"
 MIN_REPLICAS: Final = 4
 MAX_REPLICAS: Final = 6
 """Slots behind the balancer: each has its ports from the start."""
 BLOCK: Final = 40
 """Ports in a moved table."""
-NOT_STARTED: Final = frozenset({"console", "autoscaler", "zookeeper", "opensearch", "airflow"})
+NOT_STARTED: Final = frozenset({"console", "autoscaler", "opensearch", "airflow"})
 """In the table for what comes later, and not listened on yet."""
+COORDINATORS: Final[Mapping[KafkaMode, str]] = {"kraft": "kafka_controller", "zookeeper": "zookeeper"}
+"""The port beside the broker's own that its mode needs."""
 CLAIMS: Final = range(20_000, 32_000, 50)
 """Bases for tests: below 32768, where the kernel takes the ports of outgoing connections from."""
 
@@ -68,13 +72,15 @@ class Ports:
             table |= {f"{field.name}-{i}": p for i, p in enumerate(value, 1)} if many else {field.name: value}
         return table
 
-    def needed(self, external: Collection[str] = ()) -> dict[str, int]:
+    def needed(self, external: Collection[str] = (), kafka: KafkaMode = "kraft") -> dict[str, int]:
         """What must be free for a start, all replica slots included: name → port.
 
         Args:
             external: components that are used and not started.
+            kafka: the mode of a broker that is started.
         """
-        unused = NOT_STARTED | set(external) | ({"kafka_controller"} if "kafka" in external else set())
+        coordinator = set() if "kafka" in external else {COORDINATORS[kafka]}
+        unused = NOT_STARTED | set(external) | (set(COORDINATORS.values()) - coordinator)
         return {name: port for name, port in self.named().items() if name not in unused}
 
 

@@ -61,6 +61,7 @@ def _prepare(
 ) -> Blueprint:
     if find_spec("lightgbm") is None:
         raise CannotStart("the training libraries are not installed here; run `make up` in a checkout")
+    components.external(local, model, kafka)  # a contradiction is told before anything is downloaded
     tools = fetch.fetch_all(local, terminal.say)
     blueprint = Blueprint(local, model, kafka, tools, Ports.at(local.fraudscale_port_base), http)
     ensure_free(components.ports_needed(blueprint))

@@ -1,11 +1,14 @@
 import json
+import re
+import socket
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings, SettingsError
 from fraudscale.local import components
 from fraudscale.local.components import Blueprint
 from fraudscale.local.fetch import KafkaTools, Tools
@@ -27,8 +30,10 @@ TOOLS = Tools(
 
 @pytest.fixture
 def blueprint(tmp_path):
-    def build(*, traffic=True, prometheus=None, model=None, kafka=None, http=None):
-        local = LocalSettings(fraudscale_home=tmp_path, traffic=traffic, prometheus_endpoint=prometheus)
+    def build(*, traffic=True, prometheus=None, model=None, kafka=None, http=None, mode="kraft"):
+        local = LocalSettings(
+            fraudscale_home=tmp_path, traffic=traffic, prometheus_endpoint=prometheus, kafka=mode
+        )
         return Blueprint(
             local,
             ModelSettings(**model or {}),
@@ -82,6 +87,89 @@ def test_storage_is_formatted_once(blueprint, tmp_path):
     assert parts["kafka"].needs == ()
 
 
+def test_kafka_waits_for_its_zookeeper_and_stops_before_it(blueprint):
+    parts = named(blueprint(mode="zookeeper"))
+    zookeeper, kafka = parts["zookeeper"], parts["kafka"]
+    assert "kafka-storage" not in parts
+    assert kafka.needs == ("zookeeper",)
+    assert zookeeper.stop_phase > max(p.stop_phase for p in parts.values() if p is not zookeeper)
+    assert (zookeeper.address, kafka.address) == (
+        f"127.0.0.1:{Ports.at(21_000).zookeeper}",
+        f"127.0.0.1:{Ports.at(21_000).kafka}",
+    )
+    assert "zookeeper" not in named(blueprint())
+
+
+def test_each_kind_of_broker_keeps_data_of_its_own(blueprint):
+    folders = {}
+    for mode in ("kraft", "zookeeper"):
+        b = blueprint(mode=mode)
+        components.prepare(b)
+        lines = (b.run / "kafka.properties").read_text().splitlines()
+        (folders[mode],) = [line.partition("=")[2] for line in lines if line.startswith("log.dirs=")]
+        assert Path(folders[mode]).is_dir()
+    assert folders["kraft"] != folders["zookeeper"]
+
+
+def test_a_killed_broker_is_forgotten_within_seconds_and_zookeeper_lets_it():
+    def values(text):
+        return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+    session = int(
+        values(components.kafka_properties(Ports(), Path("/d"), "zookeeper"))["zookeeper.session.timeout.ms"]
+    )
+    tick = int(values(components.zookeeper_cfg(Ports(), Path("/z")))["tickTime"])
+    assert 2 * tick <= session <= 3000, "ZooKeeper grants no session below two ticks"
+
+
+def test_a_broker_of_ours_and_one_of_yours_are_a_contradiction(blueprint):
+    yours = {"kafka_bootstrap_servers": "broker:9092"}
+    with pytest.raises(SettingsError, match=r"KAFKA='zookeeper'.*KAFKA_BOOTSTRAP_SERVERS='broker:9092'"):
+        components.parts(blueprint(mode="zookeeper", kafka=yours))
+
+
+@pytest.fixture
+def zookeeper_that_says():
+    """Answers each question with a text, and ends the connection, as ZooKeeper does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def ask(answer):
+            def serve():
+                with server.accept()[0] as connection:
+                    assert connection.recv(10) == b"mntr"
+                    connection.sendall(answer.encode())
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            ready = components.zookeeper_ready(*server.getsockname())
+            thread.join()
+            return ready
+
+        yield ask
+
+
+@pytest.mark.parametrize(
+    ("connections", "ephemerals", "ready"),
+    [(1, 0, True), (2, 4, True), (1, 4, False)],
+    ids=["nobody yet", "a broker", "a broker that died"],
+)
+def test_zookeeper_is_ready_unless_it_holds_nodes_of_a_broker_that_is_gone(
+    zookeeper_that_says, connections, ephemerals, ready
+):
+    figures = {
+        "zk_version": "3.8.6-…, built on 2026-01-01",
+        "zk_server_state": "standalone",
+        "zk_num_alive_connections": connections,
+        "zk_ephemerals_count": ephemerals,
+    }
+    text = "".join(f"{name}\t{value}\n" for name, value in figures.items())
+    assert zookeeper_that_says(text) is ready
+
+
+def test_a_zookeeper_that_does_not_serve_yet_is_not_ready(zookeeper_that_says):
+    assert not zookeeper_that_says("This ZooKeeper instance is not currently serving requests\n")
+
+
 def test_parts_whose_address_is_set_are_used_and_not_started(blueprint):
     b = blueprint(
         model={"mlflow_tracking_uri": "http://registry:5000"},
@@ -131,13 +219,15 @@ def test_no_traffic_flows_where_it_is_not_wanted(blueprint):
     assert "traffic" not in named(blueprint(traffic=False))
 
 
-def test_everything_listens_on_this_machine_only(blueprint):
-    b = blueprint()
+@pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
+def test_everything_listens_on_this_machine_only(blueprint, mode):
+    b = blueprint(mode=mode)
     for part in components.parts(b):
         assert "0.0.0.0" not in " ".join(part.command)
     rendered = "\n".join(components.files(b).values())
     assert "0.0.0.0" not in rendered
     assert "bind 127.0.0.1:21000" in rendered
+    assert ("clientPortAddress=127.0.0.1" in rendered) == (mode == "zookeeper")
 
 
 def test_mlflow_runs_no_code_of_models_and_no_jobs(blueprint):
@@ -194,9 +284,15 @@ def test_prometheus_asks_the_model_every_5_s_and_the_rest_every_15_s(blueprint):
     assert "  scrape_interval: 15s\n  evaluation_interval: 15s" in yml
 
 
-def test_data_of_kafka_and_prometheus_is_bounded(blueprint):
-    properties = components.kafka_properties(Ports(), Path("/d"))
+@pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
+def test_data_of_kafka_is_bounded(mode):
+    properties = components.kafka_properties(Ports(), Path("/d"), mode)
     assert {"log.retention.hours=24", "log.retention.bytes=67108864"} <= set(properties.splitlines())
+
+
+def test_data_of_zookeeper_and_prometheus_is_bounded(blueprint):
+    cfg = components.zookeeper_cfg(Ports(), Path("/z"))
+    assert {"autopurge.snapRetainCount=3", "autopurge.purgeInterval=1"} <= set(cfg.splitlines())
     flags = named(blueprint())["prometheus"].command
     assert {"--storage.tsdb.retention.time=7d", "--storage.tsdb.retention.size=512MB"} <= set(flags)
 
@@ -218,13 +314,17 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_prepare_writes_every_file_that_a_command_names(blueprint, tmp_path):
-    b = blueprint()
+@pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
+def test_prepare_writes_every_file_that_a_command_names(blueprint, mode):
+    b = blueprint(mode=mode)
     components.prepare(b)
     assert {path for path in components.files(b) if not path.is_file()} == set()
     assert b.targets.is_file()
     commands = " ".join(word for part in components.parts(b) for word in part.command)
     assert str(b.run / "haproxy.cfg") in commands
+    named_files = {Path(path) for path in re.findall(rf"{b.run}/[\w.-]+", commands)}
+    assert {path for path in named_files if not path.is_file()} == set()
+    assert len(named_files) >= 5
     assert sys.executable in commands
 
 

@@ -4,14 +4,15 @@ import socket
 import pytest
 
 from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local import doctor, fetch
+from fraudscale.local import doctor, fetch, ports
 from fraudscale.local.ports import claim_block
 
 
 @pytest.fixture
 def examine(tmp_path):
-    def run(*, kafka=None, **local):
+    def run(*, kafka=None, kafka_mode="kraft", **local):
         settings = {"fraudscale_cache": tmp_path / "cache", "fraudscale_home": tmp_path / "home", **local}
+        settings["kafka"] = kafka_mode
         checks = doctor.examine(LocalSettings(**settings), ModelSettings(), KafkaSettings(**kafka or {}))
         return {check.name: check for check in checks}
 
@@ -55,6 +56,18 @@ def test_what_cannot_be_had_is_a_problem_with_the_command_that_installs_it(exami
 def test_a_kafka_of_somebody_else_needs_no_java(examine):
     assert "Java" in examine()
     assert "Java" not in examine(kafka={"kafka_bootstrap_servers": "broker:9092"})
+
+
+def test_kafka_with_zookeeper_is_told_with_its_download_and_its_port(examine):
+    assert "Kafka 4.3.1" in examine()
+    with claim_block() as base:
+        port = ports.Ports.at(base).zookeeper
+        with socket.create_server(("127.0.0.1", port)):
+            checks = examine(kafka_mode="zookeeper", fraudscale_port_base=base)
+            assert "ports" in examine(fraudscale_port_base=base), "KRaft needs no such port"
+    assert checks["Kafka 3.9.2 and ZooKeeper"].detail == "will be downloaded (Maven, 48 MB)"
+    assert "Kafka 4.3.1" not in checks
+    assert f"port {port} (zookeeper) is held by" in checks["port"].detail
 
 
 def test_too_little_memory_is_a_problem():

@@ -1,8 +1,10 @@
 import hashlib
 import os
+import re
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -88,12 +90,37 @@ def test_processes_that_start_together_download_once(cache):
     assert sorted(c.downloaded for c in caches) == [0, 0, 0, sum(map(len, JARS.values()))]
 
 
-def test_the_class_path_of_kafka_is_complete_and_every_jar_has_its_sha256():
-    jars = fetch.jar_list(fetch.KAFKA_VERSION)
-    names = {path.rpartition("/")[2] for path in jars}
-    assert {f"kafka_2.13-{fetch.KAFKA_VERSION}.jar", f"kafka-clients-{fetch.KAFKA_VERSION}.jar"} <= names
-    assert any(name.startswith("log4j-slf4j-impl-") for name in names)
-    assert all(len(digest) == 64 and path.endswith(".jar") for path, digest in jars.items())
+@pytest.mark.parametrize(
+    ("mode", "beside"),
+    [
+        ("kraft", {"log4j-slf4j-impl-2.25.4.jar", "slf4j-api-1.7.36.jar"}),
+        ("zookeeper", {"zookeeper-3.8.6.jar", "slf4j-reload4j-2.0.13.jar", "slf4j-api-2.0.13.jar"}),
+    ],
+)
+def test_the_class_path_of_kafka_is_complete_and_every_jar_has_its_sha256(mode, beside):
+    version = fetch.KAFKA_VERSIONS[mode]
+    jars = fetch.jar_list(version)
+    names = [path.rpartition("/")[2] for path in jars]
+    assert {f"kafka_2.13-{version}.jar", f"kafka-clients-{version}.jar"} | beside <= set(names)
+    assert len(set(names)) == len(names), "they lie in one folder"
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in jars.values())
+    # two versions of one library, or two bindings of slf4j, would be a matter of luck
+    assert len({path.rsplit("/", 2)[0] for path in jars}) == len(jars)
+    assert [name for name in names if re.match("slf4j-|log4j-slf4j|logback", name)] == sorted(
+        name for name in beside if "slf4j" in name
+    )
+
+
+@pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
+def test_the_kafka_that_the_settings_name_is_brought(tmp_path, repository, monkeypatch, mode):
+    asked = []
+    jars = fetch.jar_list("any")
+    monkeypatch.setattr(fetch, "jar_list", lambda version: asked.append(version) or jars)
+    monkeypatch.setattr(fetch, "found_java", lambda: Path("/java"))
+    settings = LocalSettings(fraudscale_cache=tmp_path / "cache", maven_repository=repository[1], kafka=mode)
+    version = fetch.KAFKA_VERSIONS[mode]
+    assert fetch.kafka_tools(settings, print).classpath == f"{tmp_path / 'cache'}/kafka-{version}/*"
+    assert asked == [version]
 
 
 @pytest.mark.parametrize(
@@ -140,14 +167,14 @@ def test_a_cache_that_cannot_be_written_names_the_setting(tmp_path):
     tmp_path.chmod(0o500)
     cache = fetch.Cache(LocalSettings(fraudscale_cache=tmp_path / "cache"), print)
     with pytest.raises(fetch.MissingComponent, match="FRAUDSCALE_CACHE"):
-        cache.jars(fetch.KAFKA_VERSION)
+        cache.jars(fetch.KAFKA_VERSIONS["kraft"])
 
 
 def test_a_cache_that_is_a_file_names_the_setting(tmp_path):
     (tmp_path / "cache").touch()
     cache = fetch.Cache(LocalSettings(fraudscale_cache=tmp_path / "cache"), print)
     with pytest.raises(fetch.MissingComponent, match="FRAUDSCALE_CACHE"):
-        cache.jars(fetch.KAFKA_VERSION)
+        cache.jars(fetch.KAFKA_VERSIONS["kraft"])
 
 
 def test_new_packages_are_taken_from_apts_plan_and_upgrades_of_installed_ones_are_not(monkeypatch):

@@ -18,7 +18,7 @@ def test_the_usual_table_is_the_documented_one():
     assert table["entry"] == 8000
     assert table["serve-1"] == 8101
     assert table["stream-6"] == 8206
-    assert table["kafka"] == 9092
+    assert (table["kafka"], table["zookeeper"]) == (9092, 2181)
     assert len(set(table.values())) == len(table)
 
 
@@ -59,6 +59,17 @@ def test_parts_of_somebody_else_need_no_port():
     needed = Ports().needed({"kafka", "prometheus"})
     assert not {"kafka", "kafka_controller", "prometheus", "airflow"} & needed.keys()
     assert {"entry", "mlflow", "serve-6", "stream-6"} <= needed.keys()
+
+
+@pytest.mark.parametrize(
+    ("mode", "wanted", "other"),
+    [("kraft", "kafka_controller", "zookeeper"), ("zookeeper", "zookeeper", "kafka_controller")],
+)
+def test_a_broker_needs_the_port_of_its_own_coordinator_only(mode, wanted, other):
+    needed = Ports().needed(kafka=mode)
+    assert {"kafka", wanted} <= needed.keys()
+    assert other not in needed
+    assert not {"kafka", wanted, other} & Ports().needed({"kafka"}, mode).keys()
 
 
 def test_claims_side_by_side_get_blocks_that_do_not_overlap():
