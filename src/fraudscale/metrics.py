@@ -391,8 +391,13 @@ class ProcessMetrics(Collector):
 
 def registry(cpu_request_millicores: int, *collectors: Collector) -> CollectorRegistry:
     """Make the registry of one process: the given families, and those about the process itself."""
+    return process_registry(ProcessMetrics(cpu_request_millicores), *collectors)
+
+
+def process_registry(*collectors: Collector) -> CollectorRegistry:
+    """Make the registry of a process that is no replica's."""
     result = CollectorRegistry()
-    for collector in (ProcessMetrics(cpu_request_millicores), *collectors):
+    for collector in collectors:
         result.register(collector)
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)

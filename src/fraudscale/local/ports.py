@@ -18,7 +18,7 @@ MAX_REPLICAS: Final = 6
 """Slots behind the balancer: each has its ports from the start."""
 BLOCK: Final = 40
 """Ports in a moved table."""
-NOT_STARTED: Final = frozenset({"console", "autoscaler", "zookeeper", "opensearch", "airflow"})
+NOT_STARTED: Final = frozenset({"console", "zookeeper", "opensearch", "airflow"})
 """In the table for what comes later, and not listened on yet."""
 CLAIMS: Final = range(20_000, 32_000, 50)
 """Bases for tests: below 32768, where the kernel takes the ports of outgoing connections from."""
