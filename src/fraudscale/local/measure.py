@@ -1,6 +1,5 @@
 """Replicas as the metrics API would show them: CPU and memory of the process trees of both containers."""
 
-import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -145,4 +144,5 @@ class Meter:
         seconds = (new.at - old.at) / self._clock.scale
         # A descendant that left the tree takes its time with it.
         used = max(0.0, new.reading.cpu_s - old.reading.cpu_s)
-        return {"cpu": math.ceil(1000 * used / seconds), "memory": 1000 * new.reading.rss}
+        nanocores = int(1e9 * used / seconds)  # metrics-server's unit, which a quantity then rounds up
+        return {"cpu": -(-nanocores // 10**6), "memory": 1000 * new.reading.rss}
