@@ -72,13 +72,17 @@ def stream() -> None:
 
 
 @app.command()
-def up() -> None:
+def up(
+    time_scale: Annotated[
+        float | None,
+        typer.Option(help="Let the autoscaler's time run so many times as fast; else TIME_SCALE, or 1."),
+    ] = None,
+) -> None:
     """Run the whole platform on this machine until Ctrl-C; `make up` installs what is missing first."""
     from fraudscale.local.up import up as run
 
-    raise typer.Exit(
-        run(LocalSettings.read(), ModelSettings.read(), KafkaSettings.read(), HttpSettings.read())
-    )
+    local = LocalSettings.read(**({} if time_scale is None else {"time_scale": time_scale}))
+    raise typer.Exit(run(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read()))
 
 
 @app.command()
@@ -142,6 +146,21 @@ def traffic(
     from fraudscale.local import traffic as sample
 
     raise typer.Exit(sample.run(url, KafkaSettings.read(), LogSettings.read()))
+
+
+@app.command(hidden=True)
+def autoscale() -> None:
+    """Decide how many replicas there are, as the HPA of a cluster does, until a signal; `up` runs it."""
+    from fraudscale.hpa import ManifestError
+    from fraudscale.local import autoscaler
+
+    try:
+        code = autoscaler.run(
+            LocalSettings.read(), MetricsSettings.read(), KafkaSettings.read(), LogSettings.read()
+        )
+    except ManifestError as error:
+        raise Failed(str(error), code=2) from error
+    raise typer.Exit(code)
 
 
 @app.command()

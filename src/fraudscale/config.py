@@ -223,6 +223,12 @@ class LocalSettings(Settings):
     """Which Kafka `make up` starts: `kraft` (4.3) or `zookeeper` (3.9 with Apache ZooKeeper), each with data of its own."""
     prometheus_endpoint: HttpUrl | None = None
     """A Prometheus of yours to use instead of starting one."""
+    hpa_manifest: Path = Path("argocd/manifests/hpa.yaml")
+    """When the autoscaler of `make up` scales, as in a cluster."""
+    deployment_manifest: Path = Path("argocd/manifests/deployment.yaml")
+    """What a replica requests; utilisation is a percentage of it."""
+    time_scale: float = Field(1, ge=1, le=20)
+    """How many times as fast the autoscaler's time runs: its windows, periods and sync, and the scrape intervals, are divided by it."""
 
 
 TOPICS: tuple[type[Settings], ...] = (

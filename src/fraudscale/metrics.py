@@ -158,6 +158,41 @@ TRANSACTIONS = Metric(
 )
 REBALANCES = Metric("kafka_rebalances_total", "counter", "Changes of this member's partitions.", ("kind",))
 
+# As kube-state-metrics names them, so that one set of alert rules fits the cluster and the machine.
+_HPA: Final = ("namespace", "horizontalpodautoscaler")
+HPA_CURRENT = Metric(
+    "kube_horizontalpodautoscaler_status_current_replicas",
+    "gauge",
+    "Replicas asked for before the last sync.",
+    _HPA,
+)
+HPA_DESIRED = Metric(
+    "kube_horizontalpodautoscaler_status_desired_replicas",
+    "gauge",
+    "Replicas that the last sync decided.",
+    _HPA,
+)
+HPA_MAX = Metric("kube_horizontalpodautoscaler_spec_max_replicas", "gauge", "Most replicas.", _HPA)
+HPA_MIN = Metric("kube_horizontalpodautoscaler_spec_min_replicas", "gauge", "Fewest replicas.", _HPA)
+HPA_CONDITION = Metric(
+    "kube_horizontalpodautoscaler_status_condition",
+    "gauge",
+    "1 for the status that a condition has; AbleToScale, ScalingActive and ScalingLimited have true, false and unknown each.",
+    (*_HPA, "condition", "status"),
+)
+HPA_TARGET = Metric(
+    "kube_horizontalpodautoscaler_spec_target_metric",
+    "gauge",
+    "Where a metric should be: percent of the request for utilization.",
+    (*_HPA, "metric_name", "metric_target_type"),
+)
+HPA_SEEN = Metric(
+    "kube_horizontalpodautoscaler_status_target_metric",
+    "gauge",
+    "What the last sync saw of it, in the same unit; absent while it can't be measured.",
+    (*_HPA, "metric_name", "metric_target_type"),
+)
+
 MANY: Final = 100
 """So many observations at once are counted by numpy, whose call costs more than it saves for fewer."""
 
@@ -297,19 +332,39 @@ class HttpMetrics(Families):
         self.errors = Family(HTTP_ERRORS, Counter, ("4xx",), ("5xx",))
 
 
-class KafkaMetrics(Families):
-    """What the Kafka door counts, and what it asks the broker."""
+class QueueMetrics(Families):
+    """What the broker is asked for."""
 
-    def __init__(self, *, consumed: str, produced: Sequence[str]) -> None:
+    def __init__(self) -> None:
         self.queue_length = Family(QUEUE_LENGTH, Gauge)
         self.lag = Family(CONSUMER_LAG, Gauge)
         self.topic_messages = Family(TOPIC_MESSAGES, Gauge)
         self.oldest_age = Family(OLDEST_MESSAGE_AGE, Gauge)
         self.without_commit = Family(PARTITIONS_WITHOUT_COMMIT, Gauge)
+
+
+class KafkaMetrics(QueueMetrics):
+    """What the Kafka door counts, and what it asks the broker."""
+
+    def __init__(self, *, consumed: str, produced: Sequence[str]) -> None:
+        super().__init__()
         self.consumed = Family(MESSAGES_CONSUMED, Counter, (consumed,))
         self.produced = Family(MESSAGES_PRODUCED, Counter, *[(topic,) for topic in produced])
         self.transactions = Family(TRANSACTIONS, Counter, ("committed",), ("aborted",))
         self.rebalances = Family(REBALANCES, Counter, ("assigned",), ("revoked",), ("lost",))
+
+
+class HpaMetrics(Families):
+    """What the autoscaler tells, as kube-state-metrics does of an HPA."""
+
+    def __init__(self) -> None:
+        self.current = Family(HPA_CURRENT, Gauge)
+        self.desired = Family(HPA_DESIRED, Gauge)
+        self.max = Family(HPA_MAX, Gauge)
+        self.min = Family(HPA_MIN, Gauge)
+        self.condition = Family(HPA_CONDITION, Gauge)
+        self.target = Family(HPA_TARGET, Gauge)
+        self.seen = Family(HPA_SEEN, Gauge)
 
 
 class ProcessMetrics(Collector):
@@ -336,8 +391,13 @@ class ProcessMetrics(Collector):
 
 def registry(cpu_request_millicores: int, *collectors: Collector) -> CollectorRegistry:
     """Make the registry of one process: the given families, and those about the process itself."""
+    return process_registry(ProcessMetrics(cpu_request_millicores), *collectors)
+
+
+def process_registry(*collectors: Collector) -> CollectorRegistry:
+    """Make the registry of a process that is no replica's."""
     result = CollectorRegistry()
-    for collector in (ProcessMetrics(cpu_request_millicores), *collectors):
+    for collector in collectors:
         result.register(collector)
     ProcessCollector(registry=result)
     PlatformCollector(registry=result)

@@ -37,7 +37,16 @@ ANSWER = [
 def test_status_shows_every_component_ready(platform):
     status = platform.status()
     states = {c["name"]: c["state"] for c in status["components"]}
-    wanted = {"kafka", "mlflow", "haproxy", "prometheus", "alertmanager", "node-exporter", "traffic"}
+    wanted = {
+        "kafka",
+        "mlflow",
+        "haproxy",
+        "prometheus",
+        "alertmanager",
+        "node-exporter",
+        "autoscaler",
+        "traffic",
+    }
     assert wanted <= set(states)
     assert set(states.values()) == {"ready"}
     assert [(r["id"], r["state"]) for r in status["replicas"]] == [
@@ -125,13 +134,15 @@ def read(bootstrap, topic, wanted, count):
 
 def test_every_metric_is_exported_and_in_prometheus(platform):
     exported = ""
-    for port in (platform.ports.serve[0], platform.ports.stream[0]):
+    for port in (platform.ports.serve[0], platform.ports.stream[0], platform.ports.autoscaler):
         exported += platform.ask("GET", "/metrics", port=port)[1]
     for metric in metrics.METRICS:
         assert f"# TYPE {metric.name} {metric.kind}" in exported, metric.name
         series = f"{metric.name}_count" if metric.kind == "histogram" else metric.name
+        job = "autoscaler" if series.startswith("kube_") else "ml-model"
         platform.wait(
-            lambda series=series: platform.query(f'{series}{{job="ml-model"}}'), f"{series} is in Prometheus"
+            lambda series=series, job=job: platform.query(f'{series}{{job="{job}"}}'),
+            f"{series} is in Prometheus",
         )
 
 

@@ -72,7 +72,7 @@ def read_manifest(content: bytes | str, file: str) -> Hpa:
     Raises:
         ManifestError: unreadable YAML, or a field that is unknown, missing, out of range or contradicts another.
     """
-    root = _Node(file, "", _load(content, file))
+    root = _Node(file, "", load(content, file))
     # An object that comes from a cluster carries a status; it doesn't decide anything.
     fields = root.fields(required=("apiVersion", "kind", "metadata", "spec"), optional=("status",))
     fields["apiVersion"].choice(("autoscaling/v2",))
@@ -97,7 +97,12 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _load(content: bytes | str, file: str) -> object:
+def load(content: bytes | str, file: str) -> object:
+    """Read one YAML or JSON document; a key that is there twice is refused.
+
+    Raises:
+        ManifestError: not YAML, with the place.
+    """
     try:
         return yaml.load(content, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:

@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from fraudscale.config import (
 )
 from fraudscale.front import READ_ON
 from fraudscale.limits import networks
+from fraudscale.local import manifests, wish
 from fraudscale.local.fetch import KafkaTools, Tools, library_path
 from fraudscale.local.part import Part
 from fraudscale.local.ports import HOST, MIN_REPLICAS, Ports
@@ -105,6 +107,15 @@ class Blueprint:
     def external(self) -> dict[str, str]:
         return external(self.local, self.model, self.kafka)
 
+    @cached_property
+    def scaling(self) -> manifests.Scaling:
+        """What the manifests say.
+
+        Raises:
+            ManifestError: one can't be used.
+        """
+        return manifests.read(self.local)
+
     @property
     def environment(self) -> dict[str, str]:
         """What every process of ours is told; the rest it reads from `.env` like us."""
@@ -158,6 +169,7 @@ def parts(b: Blueprint) -> list[Part]:
         _node_exporter(b),
         *(part for slot in range(1, MIN_REPLICAS + 1) for part in replica(b, slot)),
         _haproxy(b),
+        _autoscaler(b),
         *([_traffic(b)] if b.local.traffic else []),
     ]
     started = {part.name for part in table}
@@ -176,6 +188,7 @@ def prepare(b: Blueprint) -> None:
     for path, content in files(b).items():
         write(path, content)
     write_targets(b, range(1, MIN_REPLICAS + 1))
+    wish.forget(b.home)
 
 
 def files(b: Blueprint) -> dict[Path, str]:
@@ -239,6 +252,7 @@ def replica(b: Blueprint, slot: int) -> list[Part]:
             address=f"{HOST}:{serve}",
             env={
                 **env,
+                **_requested(b, "serve"),
                 "HTTP_HOST": HOST,
                 "HTTP_PORT": str(serve),
                 "TRUSTED_PROXIES": ",".join(filter(None, (HOST, b.http.trusted_proxies))),
@@ -253,11 +267,15 @@ def replica(b: Blueprint, slot: int) -> list[Part]:
             ready=lambda: http_ok(f"http://{HOST}:{stream}/readyz"),
             needs=("topics", *model),
             address=f"{HOST}:{stream}",
-            env={**env, "METRICS_HOST": HOST, "METRICS_PORT": str(stream)},
+            env={**env, **_requested(b, "stream"), "METRICS_HOST": HOST, "METRICS_PORT": str(stream)},
             stop_phase=REPLICA_PHASE,
             stop_seconds=REPLICA_STOP_SECONDS + DRAIN_SECONDS + 0.5,
         ),
     ]
+
+
+def _requested(b: Blueprint, container: str) -> dict[str, str]:
+    return {"CPU_REQUEST_MILLICORES": str(b.scaling.requests[container]["cpu"])}
 
 
 def _fraudscale(*arguments: str) -> tuple[str, ...]:
@@ -383,6 +401,29 @@ def _haproxy(b: Blueprint) -> Part:
         env=library_path(b.tools.haproxy_libraries),
         stop_phase=ENTRY_PHASE,
         stop_seconds=1,
+    )
+
+
+def _autoscaler(b: Blueprint) -> Part:
+    port = b.ports.autoscaler
+    env = {
+        **b.environment,
+        "FRAUDSCALE_HOME": str(b.home),
+        "TIME_SCALE": str(b.local.time_scale),
+        "HPA_MANIFEST": str(b.local.hpa_manifest),
+        "DEPLOYMENT_MANIFEST": str(b.local.deployment_manifest),
+        "METRICS_HOST": HOST,
+        "METRICS_PORT": str(port),
+    }
+    return Part(
+        "autoscaler",
+        _fraudscale("autoscale"),
+        ready=lambda: http_ok(f"http://{HOST}:{port}/readyz"),
+        needs=("haproxy",),
+        address=f"{HOST}:{port}",
+        env=env,
+        stop_phase=TRAFFIC_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
     )
 
 
@@ -734,12 +775,13 @@ def error_file(status: int) -> str:
 
 
 def prometheus_yml(b: Blueprint) -> str:
-    """Prometheus of one machine: our replicas every 5 s, everything else every 15 s."""
+    """Prometheus of one machine: our replicas every 5 s, everything else every 15 s; less where time runs faster."""
+    often, seldom = (_duration(seconds / b.local.time_scale) for seconds in (5, 15))
     haproxy = _job("haproxy", b.ports.haproxy_metrics) if b.tools.haproxy_exports else ""
     return f"""\
 global:
-  scrape_interval: 15s
-  evaluation_interval: 15s
+  scrape_interval: {seldom}
+  evaluation_interval: {seldom}
 rule_files:
   - {b.run / "rules" / "*.yaml"}
 alerting:
@@ -748,11 +790,15 @@ alerting:
         - targets: ["{HOST}:{b.ports.alertmanager}"]
 scrape_configs:
   - job_name: ml-model
-    scrape_interval: 5s
+    scrape_interval: {often}
     file_sd_configs:
       - files: [{b.targets}]
         refresh_interval: 5s
-{_job("node", b.ports.node_exporter)}{haproxy}{_job("prometheus", b.ports.prometheus)}{_job("alertmanager", b.ports.alertmanager)}"""
+{_job("autoscaler", b.ports.autoscaler)}{_job("node", b.ports.node_exporter)}{haproxy}{_job("prometheus", b.ports.prometheus)}{_job("alertmanager", b.ports.alertmanager)}"""
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f}s" if seconds == int(seconds) else f"{1000 * seconds:.0f}ms"
 
 
 def _job(name: str, port: int) -> str:

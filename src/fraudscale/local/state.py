@@ -49,13 +49,20 @@ class Component(msgspec.Struct, frozen=True):
 
 
 class Replica(msgspec.Struct, frozen=True):
-    """A `serve` and a `stream`; `ready` once both are, else the state of the one that is not."""
+    """A `serve` and a `stream`; `ready` once both are, else the state of the one that is not.
+
+    Times are seconds of the machine's monotonic clock, which all processes share and nobody sets.
+    """
 
     id: str
     state: str
     serve_pid: int | None
     stream_pid: int | None
     address: str
+    started: float = 0.0
+    """When the slot was taken; a process that is restarted doesn't change it."""
+    ready_since: float = 0.0
+    """When it last became ready, or stopped being so; `started` until the first time."""
 
 
 class ModelInUse(msgspec.Struct, frozen=True):
@@ -203,6 +210,11 @@ def write(home: Path, status: Status) -> None:
     draft.replace(path)
 
 
+def timestamp(at: datetime) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def describe(
     slots: Iterable[Slot],
     *,
@@ -230,7 +242,7 @@ def describe(
         replicas=_replicas(slots),
         model=model,
         jobs={slot.part.name: slot.state.value for slot in single if slot.part.once},
-        started_at=started_at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        started_at=timestamp(started_at),
         supervisor=identify("supervisor", os.getpid()),
         processes=[identify(slot.part.name, slot.pid) for slot in slots if slot.pid],
         ports=dict(ports),
@@ -260,4 +272,10 @@ def _replica(name: str, parts: Mapping[str, Slot]) -> Replica:
         serve.pid if serve else None,
         stream.pid if stream else None,
         serve.part.address if serve else "",
+        started=min(slot.added for slot in parts.values()),
+        ready_since=max(_ready_since(slot) for slot in parts.values()),
     )
+
+
+def _ready_since(slot: Slot) -> float:
+    return slot.since if slot.was_ready else slot.added

@@ -100,6 +100,8 @@ class Slot:
     state: State = State.WAITING
     since: float = 0.0
     """When it got into this state, by the machine's clock."""
+    added: float = 0.0
+    """When it was taken on, by that clock."""
     child: Child | None = None
     seconds_to_ready: float = 0.0
     was_ready: bool = False
@@ -189,7 +191,8 @@ class Supervisor:
         Raises:
             ValueError: a name is taken (also by one that is still leaving), or a need is unknown.
         """
-        new = {part.name: Slot(part, since=self._machine.now()) for part in parts}
+        now = self._machine.now()
+        new = {part.name: Slot(part, since=now, added=now) for part in parts}
         if taken := new.keys() & self.slots.keys():
             raise ValueError(f"there are parts called {sorted(taken)} already")
         for slot in new.values():

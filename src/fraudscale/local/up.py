@@ -15,11 +15,13 @@ from rich.console import Console
 
 from fraudscale import codec
 from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local import components, fetch, machine, state
+from fraudscale.hpa import ManifestError
+from fraudscale.local import components, fetch, machine, manifests, state, wish
 from fraudscale.local.components import Blueprint
 from fraudscale.local.console_log import EVENTS_LOG, Starting, Stream, Terminal, prometheus_figures
 from fraudscale.local.down import clean
-from fraudscale.local.ports import Ports, PortsTaken, ensure_free
+from fraudscale.local.part import Part
+from fraudscale.local.ports import MIN_REPLICAS, Ports, PortsTaken, ensure_free
 from fraudscale.local.supervise import Event, Slot, State, Supervisor
 from fraudscale.records import Transaction
 
@@ -51,7 +53,7 @@ def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, http: H
             clean(local.fraudscale_home, terminal.say)
             blueprint = _prepare(local, model, kafka, http, terminal)
             return Platform(blueprint, terminal, began).run()
-    except (state.AlreadyRuns, PortsTaken, fetch.MissingComponent, CannotStart) as error:
+    except (state.AlreadyRuns, PortsTaken, fetch.MissingComponent, CannotStart, ManifestError) as error:
         Terminal(Console(stderr=True, highlight=False, soft_wrap=True)).say(f"fraudscale: {error}")
         return 1
 
@@ -61,7 +63,8 @@ def _prepare(
 ) -> Blueprint:
     if find_spec("lightgbm") is None:
         raise CannotStart("the training libraries are not installed here; run `make up` in a checkout")
-    components.external(local, model, kafka)  # a contradiction is told before anything is downloaded
+    components.external(local, model, kafka)  # contradictions are told before anything is downloaded
+    manifests.read(local)
     tools = fetch.fetch_all(local, terminal.say)
     blueprint = Blueprint(local, model, kafka, tools, Ports.at(local.fraudscale_port_base), http)
     ensure_free(components.ports_needed(blueprint))
@@ -86,6 +89,8 @@ class Platform:
         self._home = blueprint.home
         self._logs = self._home / "logs"
         self._started_at = datetime.now(UTC)
+        self._follower = wish.Follower(self._home, state.timestamp(self._started_at))
+        self._wished = MIN_REPLICAS
         self._model = state.ModelInUse()
         self._written: state.Status | None = None
         self._next_housekeeping = 0.0
@@ -122,12 +127,24 @@ class Platform:
         while not until():
             if self._signals.more():
                 (self._supervisor.force if self._supervisor.stopping else self._supervisor.stop)()
+            self._follow_wish()
             self._supervisor.step()
             if time.monotonic() >= self._next_housekeeping:
                 self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                 machine.rotate(self._logs)
                 self._write_state()
             time.sleep(PACE_SECONDS)
+
+    def _follow_wish(self) -> None:
+        """Start or drain replicas, once all of the platform was ready; a wish that is refused leaves the last one."""
+        if not self._supervisor.started or self._supervisor.stopping:
+            return
+        try:
+            if news := self._follower.news():
+                self._wished = news.replicas
+        except wish.WishRefused as error:
+            self._report(Event("scale_refused", "autoscaler", "warning", {"reason": str(error)}))
+        follow(self._supervisor, self._wished, lambda slot: components.replica(self._blueprint, slot))
 
     def _leave_nothing(self) -> None:
         """Kill what is left: after an error of ours everything, else only what left its process group."""
@@ -268,6 +285,17 @@ def live_slots(slots: list[Slot]) -> list[int]:
     return sorted(int(name.rpartition("-")[2]) for name in names)
 
 
+def follow(supervisor: Supervisor, wished: int, replica: Callable[[int], list[Part]]) -> None:
+    """Let slots 1 … `wished` run: add what is missing, drain what is above. A slot that still leaves is waited for."""
+    names = list(supervisor.slots)
+    for slot in live_slots(list(supervisor.slots.values())):
+        if slot > wished:
+            supervisor.remove(name for name in names if name.startswith(f"replica-{slot}/"))
+    for slot in range(1, wished + 1):
+        if not any(name.startswith(f"replica-{slot}/") for name in names):
+            supervisor.add(replica(slot))
+
+
 def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, seconds: float) -> list[str]:
     """Write what a person needs once all is ready: addresses, an example, logs, how to stop."""
     parts = {slot.part.name: slot.part.address for slot in slots if slot.part.address}
@@ -297,6 +325,13 @@ def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, sec
         *(
             ["  sample transactions flow over both doors (TRAFFIC=0 for none)"]
             if "traffic" in _names(slots)
+            else []
+        ),
+        *(
+            [
+                f"  the autoscaler's time runs {blueprint.local.time_scale:g} times as fast: its windows, periods and sync, and the scrape intervals, are that much shorter"
+            ]
+            if blueprint.local.time_scale != 1
             else []
         ),
         f"  logs of every part: {_shortest(blueprint.home / 'logs')}; state: make status; stop: Ctrl-C",

@@ -3,13 +3,14 @@ import re
 import socket
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings, SettingsError
-from fraudscale.local import components
+from fraudscale.local import components, wish
 from fraudscale.local.components import Blueprint
 from fraudscale.local.fetch import KafkaTools, Tools
 from fraudscale.local.ports import MIN_REPLICAS, Ports
@@ -209,7 +210,7 @@ def test_every_command_of_ours_exists_with_its_options(blueprint):
 
     group = typer.main.get_command(app)
     ours = [part.command[3:] for part in components.parts(blueprint()) if "fraudscale.cli" in part.command]
-    assert {name for name, *_ in ours} == {"topics", "train", "serve", "stream", "traffic"}
+    assert {name for name, *_ in ours} == {"topics", "train", "serve", "stream", "autoscale", "traffic"}
     for name, *options in ours:
         group.commands[name].make_context(name, list(options))  # raises for what it doesn't know
 
@@ -282,6 +283,35 @@ def test_prometheus_asks_the_model_every_5_s_and_the_rest_every_15_s(blueprint):
     assert yml.count("scrape_interval: 5s") == 1
     assert "- job_name: ml-model\n    scrape_interval: 5s" in yml
     assert "  scrape_interval: 15s\n  evaluation_interval: 15s" in yml
+
+
+def test_scrapes_are_as_much_more_frequent_as_the_autoscalers_time_is_faster(blueprint):
+    b = blueprint()
+    yml = components.prometheus_yml(replace(b, local=b.local.model_copy(update={"time_scale": 10})))
+    assert "- job_name: ml-model\n    scrape_interval: 500ms" in yml
+    assert "  scrape_interval: 1500ms\n  evaluation_interval: 1500ms" in yml
+
+
+def test_the_autoscaler_is_told_its_time_scale_and_manifests_and_stops_before_the_replicas(blueprint):
+    part = named(blueprint())["autoscaler"]
+    assert part.env["TIME_SCALE"] == "1.0"
+    assert part.env["HPA_MANIFEST"].endswith("argocd/manifests/hpa.yaml")
+    assert part.stop_phase < named(blueprint())["replica-1/serve"].stop_phase
+
+
+def test_each_process_is_told_the_request_of_its_container(blueprint):
+    b = blueprint()
+    for half in ("serve", "stream"):
+        told = named(b)[f"replica-1/{half}"].env["CPU_REQUEST_MILLICORES"]
+        assert int(told) == b.scaling.requests[half]["cpu"]
+
+
+def test_prepare_forgets_the_wish_of_an_earlier_run(blueprint):
+    b = blueprint()
+    b.run.mkdir(parents=True)
+    wish.write(b.home, wish.Wish(6, "earlier"))
+    components.prepare(b)
+    assert not wish.path(b.home).exists()
 
 
 @pytest.mark.parametrize("mode", ["kraft", "zookeeper"])

@@ -119,8 +119,8 @@ def test_the_kafka_that_the_settings_name_is_brought(tmp_path, repository, monke
     monkeypatch.setattr(fetch, "found_java", lambda: Path("/java"))
     settings = LocalSettings(fraudscale_cache=tmp_path / "cache", maven_repository=repository[1], kafka=mode)
     version = fetch.KAFKA_VERSIONS[mode]
-    assert fetch.kafka_tools(settings, print).classpath == f"{tmp_path / 'cache'}/kafka-{version}/*"
-    assert asked == [version]
+    assert fetch.kafka_tools(settings, print).classpath.startswith(f"{tmp_path / 'cache'}/kafka-{version}-")
+    assert set(asked) == {version}
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,13 @@ class Running:
         self.pid = pid
 
 
-def slot(name, state=State.READY, pid=None, **fields):
-    return Slot(Part(name, ("run",), **fields), state=state, child=Running(pid or os.getpid()))
+HALVES = ("serve", "stream")
+
+
+def slot(name, state=State.READY, pid=None, since=0.0, added=0.0, was_ready=False, **fields):
+    child = Running(pid or os.getpid())
+    part = Part(name, ("run",), **fields)
+    return Slot(part, state=state, child=child, since=since, added=added, was_ready=was_ready)
 
 
 def described(*slots, ready=True):
@@ -55,6 +60,15 @@ def test_the_two_halves_of_a_replica_are_one_row():
         slot("replica-1/serve", pid=1, address="127.0.0.1:8101"), slot("replica-1/stream", pid=2)
     ).replicas
     assert row == state.Replica("replica-1", "ready", 1, 2, "127.0.0.1:8101")
+
+
+def test_a_replica_tells_since_when_it_is_ready_and_a_new_one_since_when_it_starts():
+    old = [
+        slot(f"replica-1/{half}", since=30.0 + i, added=10.0, was_ready=True) for i, half in enumerate(HALVES)
+    ]
+    new = [slot(f"replica-2/{half}", State.STARTING, since=52.0, added=50.0) for half in HALVES]
+    rows = described(*old, *new).replicas
+    assert [(row.started, row.ready_since) for row in rows] == [(10.0, 31.0), (50.0, 50.0)]
 
 
 def test_a_replica_is_what_its_worse_half_is():

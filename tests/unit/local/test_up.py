@@ -6,14 +6,16 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_supervise import World
 
 from fraudscale import codec
 from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local import components, fetch, machine, state, up
+from fraudscale.local import components, fetch, machine, state, up, wish
 from fraudscale.local.components import Blueprint
 from fraudscale.local.console_log import Terminal
 from fraudscale.local.part import Part
@@ -183,6 +185,98 @@ def test_live_slots_are_those_not_leaving():
     slots = [slot(f"replica-{i}/{half}", "") for i in (1, 2, 10) for half in ("serve", "stream")]
     slots[2].leaving = slots[3].leaving = True
     assert up.live_slots([*slots, slot("kafka", "")]) == [1, 10]
+
+
+def replica(number):
+    return [
+        tiny("exec sleep 60", f"replica-{number}/{half}", ready=lambda: True) for half in ("serve", "stream")
+    ]
+
+
+def test_slots_are_taken_on_and_drained_until_there_are_as_many_as_wished():
+    events = []
+    world = World(*replica(1), *replica(2))
+    for wished, expected in ((4, [1, 2, 3, 4]), (3, [1, 2, 3]), (3, [1, 2, 3]), (2, [1, 2])):
+        up.follow(world.supervisor, wished, replica)
+        assert up.live_slots(list(world.supervisor.slots.values())) == expected, events
+        world.run(1)
+    assert list(world.supervisor.slots) == [
+        "replica-1/serve",
+        "replica-1/stream",
+        "replica-2/serve",
+        "replica-2/stream",
+    ]
+    assert world.child("replica-3/serve").signals == [signal.SIGTERM]
+    assert world.child("replica-1/serve").signals == []
+
+
+def test_a_slot_that_is_wished_again_while_it_leaves_comes_back_once_it_is_gone():
+    world = World(*replica(1), *replica(2)).run()
+    world.child("replica-2/serve").stubborn = True
+    up.follow(world.supervisor, 1, replica)
+    world.run(0.5)
+    up.follow(world.supervisor, 2, replica)
+    assert up.live_slots(list(world.supervisor.slots.values())) == [1]
+    world.run(6)
+    up.follow(world.supervisor, 2, replica)
+    assert up.live_slots(list(world.supervisor.slots.values())) == [1, 2]
+    assert world.run(1).supervisor.ready
+
+
+def test_a_platform_follows_the_wish_refuses_a_bad_one_and_keeps_the_last(run, blueprint, monkeypatch):
+    """Four replicas of tiny parts; each step waits until the state file says that the one before is done."""
+    monkeypatch.setattr(components, "replica", lambda _, slot: replica(slot))
+
+    def wish_for(content):
+        (blueprint.run / "draft").write_text(json.dumps(content))
+        (blueprint.run / "draft").replace(wish.path(blueprint.home))
+
+    def then(count, action):
+        def condition(status):
+            reached = status.ready and len(status.replicas) == count
+            if reached:
+                action(status)
+            return reached
+
+        return condition
+
+    def refused(_):
+        return "scale_refused" in (blueprint.home / "logs" / "supervisor.log").read_text()
+
+    harmless = signal.SIGURG  # ignored unless handled
+    steps = [
+        (harmless, then(4, lambda s: wish_for({"replicas": 6, "run": s.started_at}))),
+        (harmless, then(6, lambda s: wish_for({"replicas": 40, "run": s.started_at}))),
+        (harmless, refused),
+        (harmless, then(6, lambda s: wish_for({"replicas": 4, "run": s.started_at}))),
+        (signal.SIGTERM, then(4, lambda _: None)),
+    ]
+    code, out = run(HAPROXY, KAFKA, *(part for n in range(1, 5) for part in replica(n)), signals=steps)
+    assert code == 0
+    assert "scale_refused  part=autoscaler" in out
+    told = [
+        json.loads(line) for line in (blueprint.home / "logs" / "supervisor.log").read_text().splitlines()
+    ]
+    started = [e["part"] for e in told if e["event"] == "part_started" and "/serve" in e["part"]]
+    assert started == [f"replica-{n}/serve" for n in range(1, 7)]
+    (refusal,) = [e for e in told if e["event"] == "scale_refused"]
+    assert "<= 6" in refusal["reason"]
+    stopped = [e["part"] for e in told if e["event"] == "part_stopped"]
+    assert {"replica-5/serve", "replica-6/stream"} <= set(stopped[:4])
+
+
+def test_a_manifest_that_cannot_be_used_is_one_line_before_anything_starts(local, capsys):
+    bad = local.model_copy(update={"hpa_manifest": Path("none.yaml")})
+    assert up.up(bad, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read()) == 1
+    assert capsys.readouterr().err == "fraudscale: none.yaml: can't be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize(("scale", "told"), [(1, False), (10, True)])
+def test_the_banner_tells_of_another_time_scale(blueprint, scale, told):
+    local = blueprint.local.model_copy(update={"time_scale": scale})
+    slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
+    text = "\n".join(up.banner(replace(blueprint, local=local), slots, state.ModelInUse(), 1))
+    assert ("runs 10 times as fast" in text) == told
 
 
 def test_an_event_that_cannot_be_written_is_no_error(tmp_path):

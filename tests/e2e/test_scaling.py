@@ -1,0 +1,144 @@
+"""Replicas come and go on one machine while both doors are used: no failed request, no lost record."""
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+
+from fraudscale.config import LocalSettings
+from fraudscale.local import manifests, wish
+from fraudscale.local.measure import read_trees
+
+HPA = '{horizontalpodautoscaler="ml-model",namespace="ml-model"}'
+
+
+def pid_of(platform, name):
+    return next(c["pid"] for c in platform.status()["components"] if c["name"] == name)
+
+
+def wish_for(platform, replicas):
+    wish.write(platform.home, wish.Wish(replicas, platform.status()["started_at"]))
+
+
+def there_are(platform, replicas):
+    status = platform.status()
+    return status["ready"] and [r["id"] for r in status["replicas"]] == [
+        f"replica-{i}" for i in range(1, replicas + 1)
+    ]
+
+
+def value(platform, metric):
+    found = platform.query(f"kube_horizontalpodautoscaler_{metric}{HPA}")
+    return float(found[0]["value"][1]) if found else None
+
+
+def scraped(platform):
+    targets = platform.query('up{job="ml-model"}')
+    return sorted({t["metric"]["replica"] for t in targets if t["value"][1] == "1"})
+
+
+@pytest.fixture
+def resting(platform):
+    """The platform with an autoscaler that decides nothing for the length of a test."""
+    autoscaler = psutil.Process(pid_of(platform, "autoscaler"))
+    autoscaler.suspend()
+    yield platform
+    wish_for(platform, 4)
+    autoscaler.resume()
+    platform.wait(lambda: there_are(platform, 4), "it is as before", 120)
+
+
+def load_until(platform, done, over):
+    """Send until `done`; return the report."""
+    command = platform.command("load", "--json", "--over", over, "--rate", "60", "--seconds", "600")
+    with subprocess.Popen(
+        command, env=platform.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as sender:
+        done()
+        sender.terminate()
+        return json.loads(sender.communicate(timeout=120)[0])
+
+
+def test_a_wish_is_followed_up_and_down_without_a_failed_request_or_a_lost_record(resting):
+    platform = resting
+
+    def up_and_down():
+        wish_for(platform, 6)
+        platform.wait(lambda: there_are(platform, 6), "six replicas are ready", 120)
+        answered = {platform.ask("GET", "/readyz", port=p)[0] for p in platform.ports.serve}
+        assert answered == {200}
+        platform.wait(lambda: len(scraped(platform)) == 6, "Prometheus asks all six")
+        wish_for(platform, 4)
+        platform.wait(lambda: there_are(platform, 4), "four are left", 120)
+        platform.wait(lambda: len(scraped(platform)) == 4, "Prometheus asks four")
+
+    with ThreadPoolExecutor(1) as pool:
+        http = pool.submit(
+            load_until, platform, lambda: platform.wait(finished.done, "the other", 400), "http"
+        )
+        with ThreadPoolExecutor(1) as other:
+            finished = other.submit(load_until, platform, up_and_down, "kafka")
+            kafka = finished.result()
+        http = http.result()
+    assert (http["errors"], http["ok"]) == ({}, http["sent"])
+    assert (kafka["errors"], kafka["missing"], kafka["duplicates"]) == ({}, 0, 0)
+    assert min(http["ok"], kafka["ok"]) > 100
+    log = (platform.home / "logs/supervisor.log").read_text()
+    assert '"event":"part_killed"' not in log
+
+
+def test_a_bad_wish_is_refused_with_a_line_and_the_last_one_stays(resting):
+    wish.path(resting.home).write_text('{"replicas":60,"run":"x"}')
+    log = resting.home / "logs/supervisor.log"
+    resting.wait(lambda: '"scale_refused"' in log.read_text(), "it is refused")
+    assert there_are(resting, 4)
+
+
+def test_the_autoscaler_takes_back_what_nobody_needs_and_says_so(platform):
+    wish_for(platform, 5)
+    log = platform.home / "logs/autoscaler.log"
+
+    def events():
+        lines = [json.loads(line) for line in log.read_text().splitlines() if '"scaling_event"' in line]
+        return [e for e in lines if (e["current_replicas"], e["target_replicas"]) == (5, 4)]
+
+    event = platform.wait(events, "it scales down", 400)[-1]
+    assert event["level"] == "warning"
+    assert {"cpu_usage", "memory_usage", "reason"} <= event.keys()
+    platform.wait(lambda: there_are(platform, 4), "four are left", 120)
+
+
+def test_a_killed_autoscaler_comes_back_and_its_metrics_with_it(platform):
+    old = pid_of(platform, "autoscaler")
+    psutil.Process(old).kill()
+    platform.wait(
+        lambda: pid_of(platform, "autoscaler") not in {old, None} and there_are(platform, 4), "it is back"
+    )
+    for metric, wanted in (
+        ("status_current_replicas", 4),
+        ("status_desired_replicas", 4),
+        ("spec_max_replicas", 6),
+        ("spec_min_replicas", 4),
+    ):
+        platform.wait(
+            lambda metric=metric, wanted=wanted: value(platform, metric) == wanted,
+            f"{metric} is {wanted}",
+            90,
+        )
+    active = 'kube_horizontalpodautoscaler_status_condition{condition="ScalingActive",status="true"} == 1'
+    platform.wait(lambda: platform.query(active), "ScalingActive is true", 90)
+    queue = 'kafka_queue_length{job="autoscaler",topic="transactions",group="fraudscale"}'
+    platform.wait(lambda: platform.query(queue), "the queue is known without a scorer", 90)
+
+
+def test_an_idle_replica_uses_at_most_55_percent_of_the_memory_it_requests(platform):
+    """Above 64 % the memory metric would hold the fleet up for ever: more replicas don't lower it."""
+    requests = manifests.read(LocalSettings()).requests
+    requested = sum(request["memory"] for request in requests.values()) / 1000
+    for replica in platform.status()["replicas"]:
+        trees = read_trees([replica["serve_pid"], replica["stream_pid"]])
+        used = sum(tree.rss for tree in trees.values())
+        assert len(trees) == 2
+        assert 0 < used <= 0.55 * requested, f"{replica['id']}: {used / 2**20:.0f} MiB"
