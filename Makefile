@@ -15,7 +15,7 @@ run := .venv/bin/
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: sync-run ## Start the whole platform on this machine; Ctrl-C stops it (TRAFFIC=0: without sample transactions)
+up: sync-run ## Start the whole platform on this machine; Ctrl-C stops it (TRAFFIC=0: without sample transactions; KAFKA=zookeeper: on Kafka 3.9)
 	@$(run)fraudscale up
 
 down: sync-run ## Stop the platform, and what a crashed run left
@@ -33,8 +33,8 @@ test: sync ## Run the unit, integration and e2e tests that are not slow (under 1
 test-full: sync ## Run the slow tests
 	$(run)pytest tests/unit tests/integration tests/e2e -m slow
 
-chaos: sync ## Kill scorers and brokers for many rounds, and count every record (ROUNDS=40 SEED=…)
-	$(run)pytest tests/integration/test_chaos.py -m slow -k random -s --timeout 3600 --rounds $(or $(ROUNDS),40) $(if $(SEED),--seed $(SEED))
+chaos: sync ## Kill scorers and brokers for many rounds, and count every record (ROUNDS=40 SEED=… KAFKA=zookeeper)
+	$(run)pytest tests/integration/test_chaos.py -m slow -k "random and $(or $(KAFKA),kraft)" -s --timeout 3600 --rounds $(or $(ROUNDS),40) $(if $(SEED),--seed $(SEED))
 
 check: sync ## Formatting, lint, types, layers, coverage of hpa, and that lock and generated files are current
 	$(run)ruff format --check
