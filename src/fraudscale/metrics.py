@@ -105,6 +105,7 @@ MEMORY_USAGE = Metric("ml_model_memory_usage", "gauge", "Resident memory of the 
 CPU_USAGE = Metric(
     "ml_model_cpu_usage", "gauge", "CPU of the process since the last scrape, percent of its request."
 )
+CPU_REQUEST = Metric("ml_model_cpu_request_cores", "gauge", "CPU that the process requests, cores.")
 
 HTTP_REQUESTS = Metric(
     "http_requests_total", "counter", "Requests answered.", ("method", "status", "endpoint")
@@ -383,6 +384,7 @@ class ProcessMetrics(Collector):
             self._at, self._seconds = now, seconds
         yield GaugeMetricFamily(MEMORY_USAGE.name, MEMORY_USAGE.help, value=self._process.memory_info().rss)
         yield GaugeMetricFamily(CPU_USAGE.name, CPU_USAGE.help, value=self._percent)
+        yield GaugeMetricFamily(CPU_REQUEST.name, CPU_REQUEST.help, value=self._request)
 
     def _cpu_seconds(self) -> float:
         times = self._process.cpu_times()

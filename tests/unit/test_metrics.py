@@ -105,4 +105,5 @@ def test_the_process_reports_its_memory_and_cpu():
     values = {f.name: f.samples[0].value for f in text_string_to_metric_families(body.decode()) if f.samples}
     assert values["ml_model_memory_usage"] > 10_000_000
     assert values["ml_model_cpu_usage"] >= 0
+    assert values["ml_model_cpu_request_cores"] == 0.1
     assert values["process_resident_memory_bytes"] > 0
