@@ -207,6 +207,16 @@ def test_a_person_may_set_the_scale_and_the_hpa_goes_on_from_there(platform):
     assert platform.run(22) == [6] * 20 + [5] * 2
 
 
+def test_the_scale_is_what_was_wished_though_the_replica_is_not_there_yet(platform):
+    """Else a slow start would look like a scale that somebody set back, and be raised again and again."""
+    platform.follows = False
+    platform.load = 6.4
+    platform.run(5)
+    assert platform.value(platform.counts.desired) == 5
+    platform.run(1)
+    assert (platform.value(platform.counts.current), len(platform.autoscaler._memory.ups)) == (5, 1)
+
+
 def test_a_wish_of_another_run_is_not_the_scale(platform):
     wish.write(platform.home, wish.Wish(6, "another"))
     platform.load = 4 * 0.6

@@ -106,13 +106,13 @@ BURN = "import time\nwhile time.process_time() < 0.3: pass\n"
 
 
 def test_a_tree_is_read_with_its_living_and_its_ended_descendants():
-    """A shell whose first child has burnt 0.3 s and ended, and whose second holds 60 MB."""
-    hold = "import sys; x = bytearray(60_000_000); print('here', flush=True); sys.stdin.read()"
-    script = f'{sys.executable} -c "{BURN}"; {sys.executable} -c "{hold}"; true'
+    """A shell whose first child has burnt 0.3 s and ended, and whose second has a child that holds 60 MB."""
+    hold = "import sys; x = bytearray(60_000_000); print(chr(33), flush=True); sys.stdin.read()"
+    script = f'{sys.executable} -c "{BURN}"; sh -c \'{sys.executable} -c "{hold}"; true\'; true'
     with subprocess.Popen(
         ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as shell:
-        assert shell.stdout.readline() == "here\n"
+        assert shell.stdout.readline() == "!\n"
         reading = read_trees([shell.pid])[shell.pid]
         alone = psutil.Process(shell.pid)
         assert reading.created == alone.create_time()
