@@ -56,8 +56,10 @@ def load_until(platform, done, over):
     with subprocess.Popen(
         command, env=platform.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as sender:
-        done()
-        sender.terminate()
+        try:
+            done()
+        finally:
+            sender.terminate()  # also when `done` gave up: leaving waits for the sender
         return json.loads(sender.communicate(timeout=120)[0])
 
 
