@@ -55,10 +55,11 @@ class KafkaServer:
 
     def start(self) -> None:
         deadline = time.monotonic() + 60
+        self._process = self._run(components.KAFKA_MAIN, "kafka.properties")
         while not self._answers():
             assert time.monotonic() < deadline, (self._folder / "kafka.log").read_text()[-2000:]
             # ZooKeeper refuses it while the node of its killed predecessor lives: it ends, and a supervisor tries again
-            if self._process is None or self._process.poll() is not None:
+            if self._process.poll() is not None:
                 self._process = self._run(components.KAFKA_MAIN, "kafka.properties")
 
     def stop(self) -> None:
