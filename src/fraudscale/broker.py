@@ -336,7 +336,6 @@ class Pipe:
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
         self._in_flight: _InFlight | None = None
-        self._last_commit: Future[None] | None = None
         self._owned: frozenset[int] = frozenset()
         self._taken: set[int] = set()
         self._fatal = False
@@ -419,10 +418,6 @@ class Pipe:
 
     def _connect(self, seconds: float) -> Consumer | None:
         """Get the transactional id first: that ends what an earlier process left open under it."""
-        if self._last_commit is not None and not self._last_commit.done():
-            # its producer still acts under our transactional id: a second one beside it would fight with it
-            self._wait_for_broker("a commit that was given up has not ended", seconds)
-            return None
         try:
             protocol = self._choose_protocol()
             self._producer = self._producer or self._transactional_producer()
@@ -558,8 +553,7 @@ class Pipe:
         except KafkaException as error:
             raise self._failed(_roll_back(producer, error.args[0])) from error
         until = time.monotonic() + SETTLE_SECONDS
-        self._last_commit = Future()
-        self._in_flight = _InFlight(batch, outputs, on_committed, until, self._last_commit)
+        self._in_flight = _InFlight(batch, outputs, on_committed, until, Future())
         # a daemon: a broker that is gone must not hold the end of the process up
         commit = Thread(target=_commit, args=(producer, offsets, group, self._in_flight.done), daemon=True)
         commit.start()
@@ -637,29 +631,24 @@ class Pipe:
 
 
 def _commit(producer: Producer, offsets: list[TopicPartition], group: Any, done: "Future[None]") -> None:
-    """Add the offsets and commit, or roll back; runs in a thread of its own, and tells the end of it in any case."""
-    try:
-        failure = _end_transaction(producer, offsets, group)
-    except BaseException as error:  # whatever it is, the waiting thread must learn it
-        failure = error
-    if failure is None:
-        done.set_result(None)
-    else:
-        done.set_exception(failure)
-
-
-def _end_transaction(producer: Producer, offsets: list[TopicPartition], group: Any) -> BaseException | None:
+    """Add the offsets and commit, or roll back; runs in a thread of its own."""
     try:
         _insist(lambda: producer.send_offsets_to_transaction(offsets, group, TRANSACTION_SECONDS))
     except KafkaException as error:
-        return _roll_back(producer, error.args[0])
+        done.set_exception(_roll_back(producer, error.args[0]))
+        return
     try:
         _insist(producer.commit_transaction)
     except KafkaException as error:
         # only an error that asks for a roll-back says that the commit did not happen
         abortable = error.args[0].txn_requires_abort()
-        return _roll_back(producer, error.args[0]) if abortable else OutcomeUnknown(error.args[0].str())
-    return None
+        done.set_exception(
+            _roll_back(producer, error.args[0]) if abortable else OutcomeUnknown(error.args[0].str())
+        )
+    except BaseException as error:  # whatever it is, the waiting thread must learn it
+        done.set_exception(error)
+    else:
+        done.set_result(None)
 
 
 def _insist(call: Callable[[], object]) -> None:
