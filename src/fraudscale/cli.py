@@ -82,7 +82,7 @@ def up(
     from fraudscale.local.up import up as run
 
     local = LocalSettings.read(**({} if time_scale is None else {"time_scale": time_scale}))
-    raise typer.Exit(run(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read()))
+    raise typer.Exit(run(local, ModelSettings.read(), KafkaSettings.read()))
 
 
 @app.command()

@@ -11,8 +11,6 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fraudscale import limits
-
 
 class SettingsError(Exception):
     """A setting has a value that it may not have; the message names it and says what it may be."""
@@ -39,15 +37,6 @@ def _servers(value: str) -> str:
     return value
 
 
-def _networks(value: str) -> str:
-    try:
-        limits.networks(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; must be ADDRESS[/BITS][,…], such as 127.0.0.1,10.0.0.0/8") from error
-    return value
-
-
-Networks = Annotated[str, AfterValidator(_networks)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 KafkaMode = Literal["kraft", "zookeeper"]
@@ -111,21 +100,7 @@ class HttpSettings(Settings):
     body_timeout_seconds: float = Field(10, gt=0, le=300)
     """A body that takes longer to arrive gets 408."""
     max_in_flight: int = Field(256, ge=1, le=100_000)
-    """Requests that may wait for the model at once; one more gets 503 and `Retry-After`."""
-    request_deadline_seconds: float = Field(2, gt=0, le=300)
-    """A request that waited longer for the model gets 503 and `Retry-After`: its client is too late as well."""
-    rate_limit_per_second: float = Field(50, gt=0, le=1_000_000)
-    """Requests a second that one client may send for long; more get 429 and `Retry-After`. A batch is one request."""
-    rate_limit_burst: int = Field(100, ge=1, le=1_000_000)
-    """Requests that one client may send at once after a rest."""
-    rate_limit_clients: int = Field(10_000, ge=1, le=1_000_000)
-    """Clients whose rate is remembered; the idlest is forgotten for one more."""
-    connections_per_client: int = Field(64, ge=1, le=100_000)
-    """Connections that one client may have open at the balancer; one more is closed at once."""
-    trusted_proxies: Networks = ""
-    """Addresses and networks whose `X-Forwarded-For` is believed; `make up` adds its balancer, 127.0.0.1."""
-    trusted_clients: Networks = ""
-    """Addresses and networks that no limit of rate or connections holds for; `make up` takes 127.0.0.1 where it is unset."""
+    """Transactions that may wait for the model at once; one more request gets 503 and `Retry-After`."""
 
 
 class MetricsSettings(Settings):

@@ -5,16 +5,12 @@ api.py has its slow twin on the same functions, for the documentation and for th
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, Iterator, MutableMapping
-from contextlib import contextmanager
-from math import ceil
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from time import perf_counter
 from typing import Any, Final
 
 from fraudscale.codec import InvalidTransaction, decode_transaction, encode_prediction
 from fraudscale.config import HttpSettings
-from fraudscale.limits import Buckets, Clients
 from fraudscale.logs import Logger
 from fraudscale.metrics import HttpMetrics, ModelMetrics
 from fraudscale.problems import (
@@ -23,7 +19,6 @@ from fraudscale.problems import (
     BodyTooLarge,
     Overloaded,
     Problem,
-    RateExceeded,
     UnsupportedMediaType,
     problem_of,
 )
@@ -38,14 +33,9 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Other methods are counted as one, so that a client can't make series.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Routes that FastAPI adds itself carry no template in the scope; what is refused at the door has seen no route at all.
-_UNTEMPLATED: Final = frozenset(
-    {"/docs", "/docs/oauth2-redirect", "/openapi.json", "/predict", "/predict/batch", "/model"}
-)
-UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
-"""Asked by those who watch; a flood must not make a healthy replica look dead."""
-SHARE: Final = 8
-"""One client may have an eighth of `max_in_flight` bodies arriving at once, so that it can't take all places."""
+# Routes that FastAPI adds itself carry no template in the scope.
+_UNTEMPLATED: Final = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json"})
+
 
 READ_ON: Final = 8
 """How many times the largest allowed body is read of a longer one before the connection is closed on it."""
@@ -62,14 +52,10 @@ class Passes:
     over one. A single request waits for nothing but the end of the turn.
     """
 
-    def __init__(self, scorer: Scorer, metrics: ModelMetrics, settings: HttpSettings) -> None:
+    def __init__(self, scorer: Scorer, metrics: ModelMetrics, max_in_flight: int) -> None:
         self._scorer = scorer
         self._active = metrics.active.labels()
-        self._max = settings.max_in_flight
-        self._deadline = settings.request_deadline_seconds
-        self._since = 0.0
-        self._batches = 0
-        self._turn = asyncio.Lock()
+        self._max = max_in_flight
         self._transactions: list[Transaction] = []
         self._started: list[float] = []
         self._futures: list[asyncio.Future[Prediction]] = []
@@ -78,13 +64,13 @@ class Passes:
         """Queue a transaction for the pass at the end of this turn.
 
         Raises:
-            Overloaded: as many as allowed wait already. The future: it waited for too long.
+            Overloaded: as many as allowed wait already.
         """
         loop = asyncio.get_running_loop()
-        self._check_room()
         if not self._futures:
             loop.call_soon(self._score)
-            self._since = perf_counter()
+        elif len(self._futures) >= self._max:
+            raise Overloaded(1, f"{self._max} transactions wait for the model already")
         future: asyncio.Future[Prediction] = loop.create_future()
         self._transactions.append(transaction)
         self._started.append(started)
@@ -92,41 +78,19 @@ class Passes:
         self._active.value += 1
         return future
 
-    async def score_batch(self, transactions: list[Transaction], started: float) -> list[Prediction]:
-        """Score a batch in a pass of its own, after those before it; between two of them the event loop turns.
-
-        Raises:
-            Overloaded: as many requests as allowed wait already, or it waited for too long.
-        """
-        self._check_room()
-        since = perf_counter()
-        self._batches += 1
+    def score_batch(self, transactions: list[Transaction], started: float) -> list[Prediction]:
+        """Score a batch at once, in a pass of its own."""
         self._active.value += len(transactions)
         try:
-            async with self._turn:
-                await asyncio.sleep(
-                    0
-                )  # what came during the last batch is read, and single transactions are scored
-                self._check_deadline(since)
-                return self._scorer.score(transactions, [started] * len(transactions))
+            return self._scorer.score(transactions, [started] * len(transactions))
         finally:
-            self._batches -= 1
             self._active.value -= len(transactions)
-
-    def _check_room(self) -> None:
-        if len(self._futures) + self._batches >= self._max:
-            raise Overloaded(1, f"{self._max} requests wait for the model already")
-
-    def _check_deadline(self, since: float) -> None:
-        if perf_counter() - since > self._deadline:
-            raise Overloaded(1, f"the request waited longer than {self._deadline:g} s for the model")
 
     def _score(self) -> None:
         transactions, started, futures = self._transactions, self._started, self._futures
         self._transactions, self._started, self._futures = [], [], []
         self._active.value -= len(futures)
         try:
-            self._check_deadline(self._since)
             predictions = self._scorer.score(transactions, started)
         except Exception as error:  # each waiting request must get its answer
             for future in futures:
@@ -138,62 +102,6 @@ class Passes:
                 future.set_result(prediction)
 
 
-class Bodies:
-    """Reads the bodies of requests; those that take their time are bounded: how long, how many, and how many a client."""
-
-    def __init__(self, settings: HttpSettings, clients: Clients) -> None:
-        self._settings = settings
-        self._clients = clients
-        self._share = max(1, settings.max_in_flight // SHARE)
-        self._arriving: Counter[str] = Counter()
-
-    async def read_json(self, scope: Scope, receive: Receive) -> bytes:
-        """Read the whole body of a request that must be JSON.
-
-        Raises:
-            UnsupportedMediaType: a content type other than JSON (none at all is taken for JSON).
-            BodyTooLarge: longer than `max_body_bytes`.
-            BodyTimeout: not all of it within `body_timeout_seconds`.
-            RateExceeded, Overloaded: it isn't here yet, and too many of the client's, or of all, aren't either.
-            ClientGone: the connection was closed.
-        """
-        for name, value in scope["headers"]:
-            if name == b"content-type" and value != b"application/json":
-                _check_media_type(value)
-        # The server has no limit of its own for a body that trickles in. Nearly always the body is here already, and a
-        # timer for each request would cost a tenth of its time: only one that has to wait gets a timer.
-        arriving = _whole_body(receive, self._settings.max_body_bytes).__await__()
-        try:
-            waits_for = next(arriving)
-        except StopIteration as arrived:
-            body: bytes = arrived.value
-            return body
-        seconds = self._settings.body_timeout_seconds
-        try:
-            with self._place(self._clients.limited(peer_of(scope), scope["headers"])):
-                async with asyncio.timeout(seconds):
-                    return await _Resumed(waits_for, arriving)
-        except TimeoutError:
-            raise BodyTimeout(f"the body did not arrive within {seconds} s") from None
-        finally:
-            arriving.close()
-
-    @contextmanager
-    def _place(self, client: str | None) -> Iterator[None]:
-        most, name = self._settings.max_in_flight, client or ""
-        if self._arriving.total() >= most:
-            raise Overloaded(1, f"{most} bodies are arriving already", close=True)
-        if client is not None and self._arriving[name] >= self._share:
-            raise RateExceeded(1, f"{self._share} bodies of {client} are arriving already", close=True)
-        self._arriving[name] += 1
-        try:
-            yield
-        finally:
-            self._arriving[name] -= 1
-            if not self._arriving[name]:
-                del self._arriving[name]
-
-
 class Front:
     """The ASGI application that the server runs."""
 
@@ -201,8 +109,6 @@ class Front:
         self,
         app: App,
         passes: Passes,
-        bodies: Bodies,
-        clients: Clients,
         http: HttpMetrics,
         model: ModelMetrics,
         settings: HttpSettings,
@@ -210,10 +116,7 @@ class Front:
     ) -> None:
         self._app = app
         self._passes = passes
-        self._bodies = bodies
-        self._clients = clients
-        self._rate = settings.rate_limit_per_second
-        self._buckets = Buckets(self._rate, settings.rate_limit_burst, settings.rate_limit_clients)
+        self._settings = settings
         self._log = log
         self._http = http
         self._invalid = model.errors.labels("validation")
@@ -228,13 +131,7 @@ class Front:
         started = perf_counter()
         self._in_progress.value += 1
         try:
-            path = scope["path"]
-            if path not in UNLIMITED:
-                client = self._clients.limited(peer_of(scope), scope["headers"])
-                if client is not None and (wait := self._buckets.take(client, started)):
-                    await self._refuse(scope, client, wait, send, started)
-                    return
-            if path == "/predict" and scope["method"] == "POST":
+            if scope["path"] == "/predict" and scope["method"] == "POST":
                 await self._predict(scope, receive, send, started)
             else:
                 await self._delegate(scope, receive, send, started)
@@ -243,7 +140,7 @@ class Front:
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         try:
-            body = await self._bodies.read_json(scope, receive)
+            body = await read_json_body(scope, receive, self._settings)
             prediction = await self._passes.submit(decode_transaction(body), started)
         except ClientGone:
             return
@@ -273,13 +170,6 @@ class Front:
             self._log.error("request_failed", endpoint="/predict", exc_info=error)
         await send_problem(problem, send)
         self._count("POST", problem.status, "/predict", started)
-
-    async def _refuse(self, scope: Scope, client: str, wait: float, send: Send, started: float) -> None:
-        seconds = ceil(wait)
-        detail = f"{client or 'this client'} sends more than {self._rate:g} requests a second; come back in {seconds} s"
-        problem = problem_of(RateExceeded(seconds, detail))
-        await send_problem(problem, send)
-        self._count(scope["method"], problem.status, _endpoint(scope), started)
 
     async def _delegate(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         status = 0
@@ -316,17 +206,39 @@ def _endpoint(scope: Scope) -> str:
     return scope["path"] if scope["path"] in _UNTEMPLATED else "unmatched"
 
 
-def peer_of(scope: Scope) -> str:
-    """Return who opened the connection; empty where that has no address, as with a Unix socket."""
-    client = scope.get("client")
-    return client[0] if client else ""
-
-
 async def send_problem(problem: Problem, send: Send) -> None:
     headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
     headers += [(b"content-type", CONTENT_TYPE), (b"content-length", str(len(problem.body)).encode())]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": problem.body})
+
+
+async def read_json_body(scope: Scope, receive: Receive, settings: HttpSettings) -> bytes:
+    """Read the whole body of a request that must be JSON.
+
+    Raises:
+        UnsupportedMediaType: a content type other than JSON (none at all is taken for JSON).
+        BodyTooLarge: longer than `max_body_bytes`.
+        BodyTimeout: not all of it within `body_timeout_seconds`.
+        ClientGone: the connection was closed.
+    """
+    limit = settings.max_body_bytes
+    for name, value in scope["headers"]:
+        if name == b"content-type" and value != b"application/json":
+            _check_media_type(value)
+    # The server has no limit of its own for a body that trickles in. Nearly always the body is here already, and a
+    # timer for each request would cost a tenth of its time: only one that has to wait gets a timer.
+    arriving = _whole_body(receive, limit).__await__()
+    try:
+        waits_for = next(arriving)
+    except StopIteration as arrived:
+        body: bytes = arrived.value
+        return body
+    try:
+        async with asyncio.timeout(settings.body_timeout_seconds):
+            return await _Resumed(waits_for, arriving)
+    except TimeoutError:
+        raise BodyTimeout(f"the body did not arrive within {settings.body_timeout_seconds} s") from None
 
 
 class _Resumed:

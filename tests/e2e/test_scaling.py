@@ -11,6 +11,8 @@ from fraudscale.config import LocalSettings
 from fraudscale.local import manifests, wish
 from fraudscale.local.measure import read_trees
 
+pytestmark = pytest.mark.slow  # two minutes beside everything else
+
 HPA = '{horizontalpodautoscaler="ml-model",namespace="ml-model"}'
 
 

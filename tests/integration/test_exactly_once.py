@@ -111,6 +111,7 @@ def test_a_commit_that_happened_although_its_answer_was_lost_is_not_done_again(s
     each_once(settings, 150)
 
 
+@pytest.mark.slow  # a restart that takes long still stalls it; docs/reference/topics.md
 @on_both_kafkas
 def test_a_broker_that_restarts_before_the_commit_neither_loses_nor_doubles(
     settings, model, kafka, monkeypatch

@@ -13,16 +13,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from fraudscale.config import (
-    HttpSettings,
-    KafkaMode,
-    KafkaSettings,
-    LocalSettings,
-    ModelSettings,
-    SettingsError,
-)
-from fraudscale.front import READ_ON
-from fraudscale.limits import networks
+from fraudscale.config import KafkaMode, KafkaSettings, LocalSettings, ModelSettings, SettingsError
 from fraudscale.local import manifests, wish
 from fraudscale.local.fetch import KafkaTools, Tools, library_path
 from fraudscale.local.part import Part
@@ -58,7 +49,6 @@ class Blueprint:
     kafka: KafkaSettings
     tools: Tools
     ports: Ports
-    http: HttpSettings
 
     @property
     def home(self) -> Path:
@@ -126,15 +116,6 @@ class Blueprint:
             "PROMETHEUS_ENDPOINT": self.prometheus,
         }
 
-    @property
-    def trusted_clients(self) -> str:
-        """Whom no rate limit holds for: unless told otherwise this machine's usual address.
-
-        Sample traffic, load tests and the person at the keyboard come from it. Its other addresses, 127.0.0.2 …, are
-        limited like any client.
-        """
-        return self.http.trusted_clients if "trusted_clients" in self.http.model_fields_set else HOST
-
 
 def external(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> dict[str, str]:
     """Components that are used and not started, because their address is set: name → address.
@@ -195,13 +176,7 @@ def files(b: Blueprint) -> dict[Path, str]:
     """The configuration files, rendered."""
     return {
         **kafka_files(b.local.kafka, b.ports, b.run, b.data),
-        b.run / "haproxy.cfg": haproxy_cfg(
-            b.ports,
-            b.run / "errors",
-            b.http,
-            trusted_clients=b.trusted_clients,
-            exports=b.tools.haproxy_exports,
-        ),
+        b.run / "haproxy.cfg": haproxy_cfg(b.ports, b.run / "errors", exports=b.tools.haproxy_exports),
         **{b.run / "errors" / f"{status}.http": error_file(status) for status in BALANCER_ERRORS},
         b.run / "prometheus.yml": prometheus_yml(b),
         b.run / "alertmanager.yml": ALERTMANAGER_YML,
@@ -250,14 +225,7 @@ def replica(b: Blueprint, slot: int) -> list[Part]:
             ready=lambda: http_ok(f"http://{HOST}:{serve}/readyz"),
             needs=model,
             address=f"{HOST}:{serve}",
-            env={
-                **env,
-                **_requested(b, "serve"),
-                "HTTP_HOST": HOST,
-                "HTTP_PORT": str(serve),
-                "TRUSTED_PROXIES": ",".join(filter(None, (HOST, b.http.trusted_proxies))),
-                "TRUSTED_CLIENTS": b.trusted_clients,
-            },
+            env={**env, **_requested(b, "serve"), "HTTP_HOST": HOST, "HTTP_PORT": str(serve)},
             stop_phase=REPLICA_PHASE,
             stop_seconds=REPLICA_STOP_SECONDS + DRAIN_SECONDS + 0.5,
         ),
@@ -671,35 +639,24 @@ receivers:
 BALANCER_ERRORS: Final[Mapping[int, str]] = {
     400: "the request is not valid HTTP",
     408: "the head of the request did not arrive within 5 s, or its body within 10 s more",
-    413: "the body is far larger than is taken",
-    429: "this client sends more requests than it may; come back in 1 s",
     500: "an unexpected error of the balancer; its log says which",
     502: "a replica gave an answer that is not valid HTTP",
-    503: "no replica is ready, or none had room for the request in time",
+    503: "no replica is ready to answer",
     504: "no replica answered in time",
 }
 
 
-def haproxy_cfg(
-    ports: Ports, errors: Path, http: HttpSettings, *, trusted_clients: str, exports: bool
-) -> str:
+def haproxy_cfg(ports: Ports, errors: Path, *, exports: bool) -> str:
     """HAProxy in front of all replica slots, each of which comes and goes by its own `/readyz`.
-
-    It holds the limits of rate, connections and bodies for all replicas together; theirs remain behind it.
 
     Args:
         ports: the entry, the slots, and the port of HAProxy's own metrics.
         errors: the folder of its own answers, `STATUS.http` each.
-        http: the limits.
-        trusted_clients: addresses and networks that the limits don't hold for; empty for none.
         exports: whether this HAProxy has the Prometheus exporter.
     """
     slots = "\n".join(f"    server replica-{i} {HOST}:{port}" for i, port in enumerate(ports.serve, 1))
     answers = "\n".join(f"    errorfile {status} {errors / f'{status}.http'}" for status in BALANCER_ERRORS)
     exporter = "    http-request use-service prometheus-exporter if { path /metrics }\n" if exports else ""
-    trusted = [str(network) for network in networks(trusted_clients)]
-    # In each window of this length as many requests as a full bucket holds: that is the rate, and the burst.
-    window_ms = max(1, round(1000 * http.rate_limit_burst / http.rate_limit_per_second))
     return f"""\
 global
     # No `log`: in the foreground it tells of replicas going up and down anyway; they log the requests themselves.
@@ -712,7 +669,7 @@ defaults
     timeout http-keep-alive 60s
     timeout connect 1s
     timeout server 15s
-    timeout queue 2s
+    timeout queue 5s
     timeout check 1s
     # A connection that is opened in advance and not used is closed without a 408: its next request would take that as its answer.
     option http-ignore-probes
@@ -725,19 +682,6 @@ defaults
 frontend entry
     bind {HOST}:{ports.entry}
     option forwardfor
-    acl trusted {f"src {' '.join(trusted)}" if trusted else "always_false"}
-    acl probe path /livez /readyz
-    # What is remembered of a client, an IPv6 one being its /64: at most 100,000 of them (12 MB), the oldest forgotten first.
-    stick-table type ipv6 size 100k expire {max(10, window_ms // 500)}s store conn_cur,gpc0_rate({window_ms}ms),gpc1_rate({window_ms}ms)
-    tcp-request connection track-sc0 src,ipmask(32,64) unless trusted
-    tcp-request connection reject if {{ sc0_conn_cur gt {http.connections_per_client} }}
-    # Only what is let through is counted, so a client that sends too much still gets its rate. Probes have a count of their own.
-    http-request deny deny_status 429 if !probe {{ sc0_gpc0_rate ge {http.rate_limit_burst} }}
-    http-request deny deny_status 429 if probe {{ sc0_gpc1_rate ge {http.rate_limit_burst} }}
-    http-request sc-inc-gpc0(0) if !probe
-    http-request sc-inc-gpc1(0) if probe
-    # What is somewhat too long a replica refuses: it reads on for a while, so that the client sees the answer and no reset.
-    http-request deny deny_status 413 if {{ req.body_size gt {http.max_body_bytes * READ_ON} }}
     # Only a request that was read whole can be sent again to another replica: up to one buffer, 16 KB.
     http-request wait-for-body time 10s if METH_POST
     default_backend replicas
@@ -746,7 +690,7 @@ backend replicas
     balance roundrobin
     option httpchk GET /readyz
     http-check expect status 200
-    default-server check inter 300ms rise 1 fall 1 observe layer4 maxconn {http.max_in_flight}
+    default-server check inter 300ms rise 1 fall 1 observe layer4
 {slots}
 
 frontend metrics
@@ -768,7 +712,7 @@ def error_file(status: int) -> str:
         "content-type: application/problem+json",
         f"content-length: {len(body)}",
         "cache-control: no-cache",
-        *(["retry-after: 1"] if status in {429, 503, 504} else []),
+        *(["retry-after: 1"] if status in {503, 504} else []),
         "connection: close",
     ]
     return "\r\n".join([*head, "", body])

@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 
 from fraudscale import codec
-from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.hpa import ManifestError
 from fraudscale.local import components, fetch, machine, manifests, state, wish
 from fraudscale.local.components import Blueprint
@@ -37,7 +37,7 @@ class CannotStart(Exception):
     """Something is missing on this machine; the message says what, and how to get it."""
 
 
-def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, http: HttpSettings) -> int:
+def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> int:
     """Start the platform, tell when it is ready, keep it running until a signal, stop it.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP stop it in order; a second one kills at once.
@@ -51,7 +51,7 @@ def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, http: H
     try:
         with state.Lock(local.fraudscale_home):
             clean(local.fraudscale_home, terminal.say)
-            blueprint = _prepare(local, model, kafka, http, terminal)
+            blueprint = _prepare(local, model, kafka, terminal)
             return Platform(blueprint, terminal, began).run()
     except (state.AlreadyRuns, PortsTaken, fetch.MissingComponent, CannotStart, ManifestError) as error:
         Terminal(Console(stderr=True, highlight=False, soft_wrap=True)).say(f"fraudscale: {error}")
@@ -59,14 +59,14 @@ def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, http: H
 
 
 def _prepare(
-    local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, http: HttpSettings, terminal: Terminal
+    local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, terminal: Terminal
 ) -> Blueprint:
     if find_spec("lightgbm") is None:
         raise CannotStart("the training libraries are not installed here; run `make up` in a checkout")
     components.external(local, model, kafka)  # contradictions are told before anything is downloaded
     manifests.read(local)
     tools = fetch.fetch_all(local, terminal.say)
-    blueprint = Blueprint(local, model, kafka, tools, Ports.at(local.fraudscale_port_base), http)
+    blueprint = Blueprint(local, model, kafka, tools, Ports.at(local.fraudscale_port_base))
     ensure_free(components.ports_needed(blueprint))
     components.prepare(blueprint)
     return blueprint

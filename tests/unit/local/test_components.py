@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings, SettingsError
+from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings, SettingsError
 from fraudscale.local import components, wish
 from fraudscale.local.components import Blueprint
 from fraudscale.local.fetch import KafkaTools, Tools
@@ -31,17 +31,12 @@ TOOLS = Tools(
 
 @pytest.fixture
 def blueprint(tmp_path):
-    def build(*, traffic=True, prometheus=None, model=None, kafka=None, http=None, mode="kraft"):
+    def build(*, traffic=True, prometheus=None, model=None, kafka=None, mode="kraft"):
         local = LocalSettings(
             fraudscale_home=tmp_path, traffic=traffic, prometheus_endpoint=prometheus, kafka=mode
         )
         return Blueprint(
-            local,
-            ModelSettings(**model or {}),
-            KafkaSettings(**kafka or {}),
-            TOOLS,
-            Ports.at(21_000),
-            HttpSettings(**http or {}),
+            local, ModelSettings(**model or {}), KafkaSettings(**kafka or {}), TOOLS, Ports.at(21_000)
         )
 
     return build
@@ -238,21 +233,14 @@ def test_mlflow_runs_no_code_of_models_and_no_jobs(blueprint):
     assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 
 
-def haproxy_cfg(*, trusted="127.0.0.1", exports=True, **settings):
-    http = HttpSettings(_env_file=None, **settings)
-    return components.haproxy_cfg(
-        Ports.at(21_000), Path("/e"), http, trusted_clients=trusted, exports=exports
-    )
-
-
 def test_haproxy_has_a_slot_for_every_replica_that_may_come(blueprint):
-    cfg = haproxy_cfg()
+    cfg = components.haproxy_cfg(Ports.at(21_000), Path("/e"), exports=True)
     slots = [line.split() for line in cfg.splitlines() if line.startswith("    server ")]
     assert slots == [["server", f"replica-{i}", f"127.0.0.1:{21_010 + i}"] for i in range(1, 7)]
 
 
 def test_an_haproxy_without_the_exporter_gets_a_configuration_without_it():
-    cfg = haproxy_cfg(exports=False)
+    cfg = components.haproxy_cfg(Ports(), Path("/e"), exports=False)
     assert "prometheus-exporter" not in cfg
 
 
@@ -264,7 +252,7 @@ def test_the_balancers_own_errors_have_the_shape_of_ours(status):
     assert head.startswith(f"HTTP/1.1 {status} ")
     assert "content-type: application/problem+json" in head
     assert f"content-length: {len(body)}" in head
-    assert ("retry-after" in head) == (status in {429, 503, 504})
+    assert ("retry-after" in head) == (status in {503, 504})
 
 
 def test_prometheus_finds_both_processes_of_live_slots_only():

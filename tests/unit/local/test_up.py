@@ -14,7 +14,7 @@ import pytest
 from test_supervise import World
 
 from fraudscale import codec
-from fraudscale.config import HttpSettings, KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.local import components, fetch, machine, state, up, wish
 from fraudscale.local.components import Blueprint
 from fraudscale.local.console_log import Terminal
@@ -33,9 +33,7 @@ def local(tmp_path):
 @pytest.fixture
 def blueprint(local):
     ports = Ports.at(local.fraudscale_port_base)
-    return Blueprint(
-        local, ModelSettings.read(), KafkaSettings.read(), SimpleNamespace(), ports, HttpSettings.read()
-    )
+    return Blueprint(local, ModelSettings.read(), KafkaSettings.read(), SimpleNamespace(), ports)
 
 
 def tiny(script, name, **fields):
@@ -124,7 +122,7 @@ def test_an_error_of_ours_leaves_no_process(run, blueprint, monkeypatch):
 
 def test_a_second_up_says_that_one_runs(local, capsys):
     with state.Lock(local.fraudscale_home):
-        assert up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read()) == 1
+        assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
     assert "a platform runs in" in capsys.readouterr().err
 
 
@@ -134,7 +132,7 @@ def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):
         taken.bind(("127.0.0.1", Ports.at(base).entry))
         taken.listen()
         local = LocalSettings.read(fraudscale_home=tmp_path, fraudscale_port_base=base)
-        assert up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read()) == 1
+        assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
     assert f"port {base} (entry) is held by" in capsys.readouterr().err
 
 
@@ -151,7 +149,7 @@ def test_what_cannot_be_had_is_said_and_the_lock_is_free_again(local, monkeypatc
         raise fetch.MissingComponent("haproxy", "brew install haproxy")
 
     monkeypatch.setattr(fetch, "fetch_all", missing)
-    assert up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read()) == 1
+    assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
     assert "brew install haproxy" in capsys.readouterr().err
     with state.Lock(local.fraudscale_home):
         pass
@@ -159,7 +157,7 @@ def test_what_cannot_be_had_is_said_and_the_lock_is_free_again(local, monkeypatc
 
 def test_without_the_training_libraries_the_way_is_shown(local, monkeypatch, capsys):
     monkeypatch.setattr(up, "find_spec", lambda _: None)
-    assert up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read()) == 1
+    assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
     assert "make up" in capsys.readouterr().err
 
 
@@ -267,7 +265,7 @@ def test_a_platform_follows_the_wish_refuses_a_bad_one_and_keeps_the_last(run, b
 
 def test_a_manifest_that_cannot_be_used_is_one_line_before_anything_starts(local, capsys):
     bad = local.model_copy(update={"hpa_manifest": Path("none.yaml")})
-    assert up.up(bad, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read()) == 1
+    assert up.up(bad, ModelSettings.read(), KafkaSettings.read()) == 1
     assert capsys.readouterr().err == "fraudscale: none.yaml: can't be read: No such file or directory\n"
 
 
