@@ -41,7 +41,8 @@ from http_predict import free_port, prepare_model  # noqa: E402
 
 from conftest import KafkaServer  # noqa: E402
 from fraudscale import model_loader  # noqa: E402
-from fraudscale.broker import Watermarks, create_topics  # noqa: E402
+from fraudscale.broker.topics import create_topics  # noqa: E402
+from fraudscale.broker.watermarks import Watermarks  # noqa: E402
 from fraudscale.codec import encode_transaction  # noqa: E402
 from fraudscale.config import KafkaSettings, LocalSettings  # noqa: E402
 from fraudscale.local.fetch import kafka_tools  # noqa: E402

@@ -3,10 +3,15 @@
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import artifacts
 from fraudscale.config import LocalSettings
 from fraudscale.local.fetch import load_libgomp
+
+# A busy machine is slow, and no test fails for that.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def pytest_configure():

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from threading import Event, Lock, Thread
 from time import monotonic, time
 
-from fraudscale.broker import BrokerUnavailable, Link, Waiting, Watermarks
+from fraudscale.broker.client import BrokerUnavailable, Link
+from fraudscale.broker.watermarks import Waiting, Watermarks
 from fraudscale.config import KafkaSettings
 from fraudscale.metrics import Family, Gauge, QueueMetrics
 

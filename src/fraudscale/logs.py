@@ -3,6 +3,7 @@
 import logging
 import random
 import sys
+import time
 from collections.abc import MutableMapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
@@ -132,3 +133,18 @@ class PredictionLog:
         lines.append(b"")
         sys.stdout.buffer.write(b"\n".join(lines))
         sys.stdout.buffer.flush()
+
+
+class Seldom:
+    """Says whether something may be logged again: once per key in `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last: dict[str, float] = {}
+
+    def due(self, key: str) -> bool:
+        now = time.monotonic()
+        if now - self._last.get(key, -self._seconds) < self._seconds:
+            return False
+        self._last[key] = now
+        return True

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from fraudscale.broker import Header, Output, Record, Replayer, TooLarge
+from fraudscale.broker.messages import Header, Output, Record
+from fraudscale.broker.replayer import Replayer, TooLarge
 from fraudscale.config import KafkaSettings
 from fraudscale.headers import ERROR_DETAIL, ERROR_FIELD, FIRST_SEEN, REASON, REPLAYS, SOURCE_TOPIC, VERDICT
 

@@ -14,17 +14,10 @@ from types import FrameType
 from typing import Final, Protocol
 
 from fraudscale import logs, metrics
-from fraudscale.broker import (
-    Batch,
-    Header,
-    Link,
-    NotDelivered,
-    Output,
-    Pipe,
-    Record,
-    Seldom,
-    Watermarks,
-)
+from fraudscale.broker.client import Link, NotDelivered
+from fraudscale.broker.messages import Batch, Header, Output, Record
+from fraudscale.broker.pipe import Pipe
+from fraudscale.broker.watermarks import Watermarks
 from fraudscale.codec import InvalidTransaction, decode_transaction, encode_scored
 from fraudscale.config import KafkaSettings, LogSettings, MetricsSettings, ModelSettings, ReplicaSettings
 from fraudscale.fetch_model import default_loader
@@ -40,7 +33,7 @@ from fraudscale.headers import (
     VERDICT,
 )
 from fraudscale.lag import LagReporter
-from fraudscale.logs import Logger
+from fraudscale.logs import Logger, Seldom
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
 from fraudscale.ops_server import OpsServer
 from fraudscale.records import Prediction, Transaction

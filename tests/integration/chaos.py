@@ -15,7 +15,8 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from test_stream_kafka import wait_for
 
-from fraudscale.broker import BrokerUnavailable, Watermarks
+from fraudscale.broker.client import BrokerUnavailable
+from fraudscale.broker.watermarks import Watermarks
 from fraudscale.config import KafkaSettings
 from fraudscale.model import Version
 from fraudscale.model_loader import store, write_pointer
@@ -216,6 +217,14 @@ class Observer:
 
     def transaction_is_open(self) -> bool:
         """Whether there are scores that aren't committed yet: somebody is in the middle of a batch."""
+        return self.uncommitted() > 0
+
+    def batch_is_open(self) -> bool:
+        """Whether it is more than what each producer begins with: a record and its roll-back in every partition."""
+        return self.uncommitted() > 2 * self._settings.kafka_partitions
+
+    def uncommitted(self) -> int:
+        """Scores that aren't committed yet, and what was written behind them; 0 while the broker doesn't say."""
         try:
             ends = self._ends(IsolationLevel.READ_UNCOMMITTED)
             stable = self._ends(IsolationLevel.READ_COMMITTED)  # asked later: what it lacks is open still
@@ -223,8 +232,8 @@ class Observer:
             self._admin = (
                 self._new_admin()
             )  # after a restart of the broker it asks for an epoch of before, for good
-            return False
-        return any(end > stable[partition] for partition, end in ends.items())
+            return 0
+        return sum(max(end - stable[partition], 0) for partition, end in ends.items())
 
     def _ends(self, isolation: IsolationLevel) -> dict[int, int]:
         topic, partitions = self._settings.scored_topic, range(self._settings.kafka_partitions)
@@ -287,17 +296,20 @@ class Observer:
         )
 
 
-def freeze_in_a_transaction(scorers: Scorers, slot: int, flow: Flow, observer: Observer) -> None:
-    """Freeze the only scorer while a transaction of it is open: looked at before and after, so it isn't luck."""
+def freeze_in_a_transaction(scorers: Scorers, slot: int, flow: Flow, observer: Observer) -> int:
+    """Freeze the only scorer while a transaction of it is open: looked at before and after, so it isn't luck.
+
+    Returns: how many scores it had written in that transaction.
+    """
     wait_for(lambda: scorers.owns(slot), 60)  # what its predecessor left open is rolled back by then
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         flow.send(1_000)
-        wait_for(observer.transaction_is_open, 60)
+        wait_for(observer.batch_is_open, 60)
         scorers.freeze(slot)
         time.sleep(0.5)  # a commit that was on its way is there by now
-        if observer.transaction_is_open():
-            return
+        if observer.batch_is_open():
+            return observer.uncommitted()
         scorers.thaw(slot)
     raise AssertionError("no transaction was open whenever the scorer was frozen")
 

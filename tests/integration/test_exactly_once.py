@@ -5,6 +5,7 @@ import time
 from concurrent.futures import Future
 
 import pytest
+from chaos import Observer
 from confluent_kafka import Producer
 from structlog.testing import capture_logs
 from test_stream_kafka import (
@@ -20,18 +21,19 @@ from test_stream_kafka import (
     wait_for,
 )
 
-from fraudscale import broker
-from fraudscale.broker import OutcomeUnknown, Watermarks
+from fraudscale.broker import client, pipe
+from fraudscale.broker.client import NotDelivered
+from fraudscale.broker.watermarks import Watermarks
 
 HOLD = """
 import time
-from fraudscale import broker
+from fraudscale.broker import client, pipe
 def hold(producer, offsets, group, done):
     producer.send_offsets_to_transaction(offsets, group, 5)
     producer.flush()
     print("held", flush=True)
     time.sleep(60)
-broker._commit = hold
+pipe._commit = hold
 """
 """Leaves a transaction open with everything in it but its end."""
 
@@ -92,7 +94,7 @@ def test_a_fenced_scorer_takes_its_id_back_and_goes_on(settings, model):
 @on_both_kafkas
 def test_a_commit_that_happened_although_its_answer_was_lost_is_not_done_again(settings, model, monkeypatch):
     produce(settings, [value(i) for i in range(100)])
-    commit, losses = broker._commit, iter([True])
+    commit, losses = pipe._commit, iter([True])
 
     def losing_once(producer, offsets, group, done):
         if not next(losses, False):
@@ -100,9 +102,9 @@ def test_a_commit_that_happened_although_its_answer_was_lost_is_not_done_again(s
             return
         commit(producer, offsets, group, real := Future())
         real.result()
-        done.set_exception(OutcomeUnknown("the answer was lost"))
+        done.set_exception(NotDelivered("the answer was lost"))
 
-    monkeypatch.setattr(broker, "_commit", losing_once)
+    monkeypatch.setattr(pipe, "_commit", losing_once)
     with Door(settings, model).running() as door:
         wait_for(lambda: sum(committed(settings).values()) == 100)
         produce(settings, [value(i) for i in range(100, 150)])
@@ -111,24 +113,45 @@ def test_a_commit_that_happened_although_its_answer_was_lost_is_not_done_again(s
     each_once(settings, 150)
 
 
-@pytest.mark.slow  # a restart that takes long still stalls it; docs/reference/topics.md
 @on_both_kafkas
+@pytest.mark.parametrize("seconds", [0, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_broker_that_restarts_before_the_commit_neither_loses_nor_doubles(
-    settings, model, kafka, monkeypatch
+    settings, model, kafka, monkeypatch, seconds
 ):
+    """Gone for longer than a transaction may take, it has rolled that back; else it may not."""
     produce(settings, [value(i) for i in range(200)])
-    insist, restarts = broker._insist, iter([True])
+    restarts = iter([True])
 
-    def restarting_once(call):
-        if call.__name__ == "commit_transaction" and next(restarts, False):
-            kafka.stop()
-            kafka.start()
-        insist(call)
+    class Restarting(Producer):
+        def commit_transaction(self, *args):
+            if next(restarts, False):
+                kafka.stop()
+                time.sleep(seconds)
+                kafka.start()
+            super().commit_transaction(*args)
 
-    monkeypatch.setattr(broker, "_insist", restarting_once)
+    monkeypatch.setattr(client, "Producer", Restarting)
     with Door(settings, model).running():
         wait_for(lambda: sum(committed(settings).values()) == 200, 60)
     each_once(settings, 200)
+
+
+@on_both_kafkas
+def test_the_first_transaction_of_a_producer_ends_what_is_open_in_any_partition(settings, model):
+    """A restarted broker may have forgotten to: docs/decisions/0011."""
+    produce(settings, [value(i) for i in range(10)])
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 10)
+    observer = Observer(settings)
+    for topic, partitions in (
+        (settings.scored_topic, settings.kafka_partitions),
+        (settings.dead_letter_topic, 1),
+    ):
+        swept = [m for m in observer.read(topic, committed=False) if m.value() is None]
+        assert sorted(m.partition() for m in swept) == list(range(partitions))
+        assert all(m.offset() == 0 for m in swept)
+        assert all(m.value() is not None for m in observer.read(topic))
+    each_once(settings, 10)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +164,7 @@ def test_a_broker_that_restarts_before_the_commit_neither_loses_nor_doubles(
     indirect=["kafka"],
 )
 def test_scorers_that_come_and_go_neither_lose_nor_double(settings, model, monkeypatch, protocol):
-    monkeypatch.setattr(broker.Pipe, "_choose_protocol", lambda _: protocol)
+    monkeypatch.setattr(pipe.Pipe, "_choose_protocol", lambda _: protocol)
     count = 3000
     with Door(settings.model_copy(update={"kafka_batch_records": 50}), model).running() as one:
         wait_for(lambda: len(one.lag()) == 3)

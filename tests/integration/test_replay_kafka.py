@@ -11,7 +11,8 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from test_stream_kafka import Door, produce, read, value, wait_for
 
-from fraudscale.broker import NotDelivered, ProducerFenced, Replayer
+from fraudscale.broker.client import NotDelivered, ProducerFenced
+from fraudscale.broker.replayer import Replayer
 from fraudscale.replay import Choice, Result, run
 
 model, settings = stream_tests.model, stream_tests.settings

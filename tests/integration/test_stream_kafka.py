@@ -15,12 +15,16 @@ from urllib.request import urlopen
 import msgspec
 import pytest
 import structlog
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from structlog.testing import capture_logs
 
-from fraudscale import broker
-from fraudscale.broker import Link, Pipe, Watermarks, create_topics, group_version
+from fraudscale.broker import pipe
+from fraudscale.broker.client import Link, NotDelivered
+from fraudscale.broker.pipe import Pipe
+from fraudscale.broker.protocol import group_version
+from fraudscale.broker.topics import create_topics
+from fraudscale.broker.watermarks import Watermarks
 from fraudscale.config import KafkaSettings, LogSettings
 from fraudscale.logs import PredictionLog
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
@@ -159,7 +163,7 @@ def committed(settings: KafkaSettings) -> dict[int, int]:
     try:
         asked = [TopicPartition(settings.kafka_topic, p) for p in range(settings.kafka_partitions)]
         return {p.partition: max(0, p.offset) for p in consumer.committed(asked, 10)}
-    except broker.KafkaException:
+    except KafkaException:
         return {}  # the coordinator is being made, or loads
     finally:
         consumer.close()
@@ -271,7 +275,7 @@ def test_a_broker_that_dies_with_a_batch_in_hand_gets_it_when_it_is_back(setting
 
 
 def test_a_broker_without_the_new_group_protocol_is_spoken_to_in_the_old_one(settings, model, monkeypatch):
-    monkeypatch.setattr(broker, "group_version", lambda _: 0)
+    monkeypatch.setattr(pipe, "group_version", lambda _: 0)
     produce(settings, [value(i) for i in range(50)])
     with capture_logs() as log, Door(settings, model).running() as door:
         wait_for(lambda: door.consumed() == 50)
@@ -283,16 +287,16 @@ def test_a_broker_without_the_new_group_protocol_is_spoken_to_in_the_old_one(set
 
 def test_a_batch_that_could_not_be_committed_is_read_again(settings, model, monkeypatch):
     produce(settings, [value(i) for i in range(20)])
-    commit, failures = broker._commit, iter([True, True])
+    commit, failures = pipe._commit, iter([True, True])
 
     def failing_twice(producer, offsets, group, done):
         if next(failures, False):
             producer.abort_transaction()
-            done.set_exception(broker.NotDelivered("rolled back"))
+            done.set_exception(NotDelivered("rolled back"))
             return
         commit(producer, offsets, group, done)
 
-    monkeypatch.setattr(broker, "_commit", failing_twice)
+    monkeypatch.setattr(pipe, "_commit", failing_twice)
     with Door(settings, model).running() as door:
         wait_for(lambda: door.consumed() == 20)
         assert door.transactions("aborted") == 2

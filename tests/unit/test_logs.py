@@ -7,6 +7,7 @@ import pytest
 
 from fraudscale import logs
 from fraudscale.config import LogSettings
+from fraudscale.logs import Seldom
 
 
 @pytest.fixture(autouse=True)
@@ -73,3 +74,8 @@ def test_an_exception_is_written_with_its_traceback():
 def test_json_is_for_pipes_and_can_be_forced():
     assert logs.is_json(LogSettings(log_format="json"))
     assert not logs.is_json(LogSettings(log_format="console"))
+
+
+def test_seldom_lets_each_kind_through_once():
+    seldom = Seldom(60)
+    assert [seldom.due(kind) for kind in "aaba"] == [True, False, True, False]

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraudscale.broker import Place, Record, TooLarge
+from fraudscale.broker.messages import Record
+from fraudscale.broker.replayer import Place, TooLarge
 from fraudscale.replay import (
     LONGEST_METADATA,
     BadRequest,

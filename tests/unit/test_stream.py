@@ -1,5 +1,4 @@
 import re
-import struct
 import time
 from datetime import UTC, datetime
 
@@ -8,8 +7,9 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from fraudscale import broker
-from fraudscale.broker import Batch, BrokerUnavailable, Link, NotDelivered, Record, Seldom, Waiting
+from fraudscale.broker.client import BrokerUnavailable, Link, NotDelivered
+from fraudscale.broker.messages import Batch, Record
+from fraudscale.broker.watermarks import Waiting
 from fraudscale.config import KafkaSettings
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
 from fraudscale.records import Prediction
@@ -205,179 +205,6 @@ def test_dead_letters_are_logged_together_and_seldom():
 )
 def test_times_are_rfc_3339_whatever_a_producer_sends(milliseconds, text):
     assert rfc3339(milliseconds) == text
-
-
-def test_a_batch_knows_where_each_partition_begins_and_goes_on():
-    batch = Batch([record(4), record(9, partition=1), record(5), record(7)], 0.0)
-    assert batch.first_offsets() == {("in", 0): 4, ("in", 1): 9}
-    assert batch.next_offsets() == {("in", 0): 8, ("in", 1): 10}
-
-
-@pytest.mark.parametrize(
-    ("low", "end", "committed", "lag"),
-    [
-        (0, 10, None, 10),  # nothing committed: all that is there waits
-        (4, 10, None, 6),
-        (0, 10, 7, 3),
-        (8, 10, 3, 2),  # retention overtook the group
-        (0, 10, 10, 0),
-        (0, 5, 9, 0),  # the topic was made anew
-    ],
-)
-def test_lag_counts_what_waits_and_is_never_negative(low, end, committed, lag):
-    assert Waiting(low, end, committed).lag == lag
-
-
-def test_seldom_lets_each_kind_through_once():
-    seldom = Seldom(60)
-    assert [seldom.due(kind) for kind in "aaba"] == [True, False, True, False]
-
-
-def test_a_link_tells_changes_only():
-    with capture_logs() as lines:
-        link = Link("kafka:9092", structlog.get_logger())
-        for change in (link.back, lambda: link.lost("a"), lambda: link.lost("b"), link.back, link.back):
-            change()
-    assert [line["event"] for line in lines] == ["broker_unavailable", "broker_back"]
-    assert lines[0]["reason"] == "a"
-
-
-# --- the features of a cluster
-
-
-def answer(features: bytes | None, error: int = 0) -> bytes:
-    """An ApiVersions answer, version 3, with two APIs and one tag before that of the finalized features."""
-    apis = b"\x03" + struct.pack(">hhhb", 0, 0, 9, 0) + struct.pack(">hhhb", 18, 0, 4, 0)
-    tags = [b"\x01\x08" + bytes(8)] + ([b"\x02" + bytes([len(features)]) + features] if features else [])
-    return struct.pack(">ih", 1, error) + apis + bytes(4) + bytes([len(tags)]) + b"".join(tags)
-
-
-def test_finalized_features_are_read_from_the_answer():
-    content = b"\x03" + b"\x0egroup.version" + bytes([0, 1, 0, 1, 0]) + b"\x04abc" + bytes([0, 7, 0, 7, 0])
-    assert broker._finalized(answer(content)) == {"group.version": 1, "abc": 7}
-
-
-@pytest.mark.parametrize("content", [answer(None), answer(b"\x02\x04abc" + bytes([0, 7, 0, 7, 0]), error=35)])
-def test_a_broker_without_features_or_with_an_error_has_none(content):
-    assert broker._finalized(content) == {}
-
-
-def test_no_server_to_ask_is_said_with_its_address():
-    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1: "):
-        broker.group_version("127.0.0.1:1")
-
-
-# --- the pipe
-
-
-class FakeMessage:
-    def __len__(self):
-        return 1
-
-    def __init__(self, partition, offset, error=None):
-        self._values = {"topic": "in", "partition": partition, "offset": offset, "error": error}
-        self._values |= {"key": None, "value": b"", "headers": None, "timestamp": (1, 0)}
-
-    def __getattr__(self, name):
-        return lambda: self._values[name]
-
-
-class FakeConsumer:
-    """Gives prepared messages out; `during` runs within the second `consume`, as the client's callbacks do."""
-
-    def __init__(self, messages, during=lambda: None):
-        self.messages = messages
-        self.during = during
-        self.sought = []
-        self.closed = False
-
-    def consume(self, count, seconds):
-        if count > 1:
-            self.during()
-        taken, self.messages = self.messages[:count], self.messages[count:]
-        return taken
-
-    def committed(self, places, seconds):
-        """The group's commit is at offset 5 everywhere."""
-        return [broker.TopicPartition(p.topic, p.partition, 5) for p in places]
-
-    def seek(self, place):
-        self.sought.append((place.partition, place.offset))
-
-    def close(self):
-        self.closed = True
-
-
-def pipe_on(consumer, owned):
-    pipe = broker.Pipe(
-        KafkaSettings(kafka_topic="in"),
-        "r",
-        metrics=KafkaMetrics(consumed="in", produced=()),
-        link=Link("kafka:9092", structlog.get_logger()),
-        log=structlog.get_logger(),
-        on_owned=lambda _: None,
-    )
-    pipe._consumer, pipe._owned = consumer, frozenset(owned)
-    return pipe
-
-
-def places(batch):
-    return [(r.partition, r.offset) for r in batch.records]
-
-
-def test_records_of_a_partition_that_is_revoked_during_the_read_are_left_to_its_new_owner():
-    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(1, 7), FakeMessage(0, 6)])
-    pipe = pipe_on(consumer, {0, 1})
-    consumer.during = lambda: pipe._rebalanced("revoked", [broker.TopicPartition("in", 0)])
-    with capture_logs():
-        batch = pipe.read(10, 0)
-    assert (places(batch), consumer.sought) == ([(1, 7)], [])
-
-
-def test_records_of_a_partition_that_comes_back_during_the_read_are_read_again():
-    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(1, 7), FakeMessage(0, 6)])
-    pipe = pipe_on(consumer, {0, 1})
-
-    def lost_and_back():
-        pipe._rebalanced("lost", [broker.TopicPartition("in", 0)])
-        pipe._rebalanced("assigned", [broker.TopicPartition("in", 0)])
-
-    consumer.during = lost_and_back
-    with capture_logs():
-        batch = pipe.read(10, 0)
-    assert (places(batch), consumer.sought) == ([(1, 7)], [(0, 5)])
-
-
-def test_a_fatal_error_begins_again_with_new_clients():
-    fatal = broker.KafkaError(broker.KafkaError._FATAL, "fenced", True)
-    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(0, 0, fatal)])
-    pipe = pipe_on(consumer, {0})
-    with capture_logs() as lines:
-        assert pipe.read(10, 0).records == []
-    assert consumer.closed
-    assert (pipe._consumer, pipe._owned) == (None, frozenset())
-    assert [line["event"] for line in lines] == ["kafka_error"]
-
-
-def test_an_error_that_passes_keeps_the_records_around_it():
-    passing = broker.KafkaError(broker.KafkaError._TRANSPORT)
-    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(0, 0, passing), FakeMessage(0, 6)])
-    with capture_logs():
-        batch = pipe_on(consumer, {0}).read(10, 0)
-    assert places(batch) == [(0, 5), (0, 6)]
-
-
-def test_a_batch_whose_place_cannot_be_found_again_begins_again_with_new_clients():
-    consumer = FakeConsumer([])
-
-    def refuse(_):
-        raise broker.KafkaException(broker.KafkaError(broker.KafkaError._STATE))
-
-    consumer.seek = refuse
-    pipe = pipe_on(consumer, {0})
-    with capture_logs():
-        pipe.give_back(Batch([record(5)], 0.0))
-    assert consumer.closed
 
 
 # --- the loop

@@ -47,15 +47,16 @@ def history(prometheus: str | None, began: float, ended: float, *, topic: str, g
     """Ask for what happened between two instants (seconds since 1970)."""
     if prometheus is None:
         return History()
+    step = max(STEP_SECONDS, (ended - began) / MAX_POINTS)
     waiting = f'max({metrics.QUEUE_LENGTH.name}{{topic="{topic}",group="{group}"}})'
     return History(
-        _ask(prometheus, waiting, began, ended),
-        _ask(prometheus, 'sum(up{job="ml-model",container="serve"})', began, ended),
+        series(prometheus, waiting, began, ended, step),
+        series(prometheus, 'sum(up{job="ml-model",container="serve"})', began, ended, step),
     )
 
 
-def _ask(prometheus: str, query: str, began: float, ended: float) -> Points:
-    step = max(STEP_SECONDS, (ended - began) / MAX_POINTS)
+def series(prometheus: str, query: str, began: float, ended: float, step: float) -> Points:
+    """Ask for one series, a point every `step` seconds; empty where nothing is known."""
     parameters = urlencode({"query": query, "start": began, "end": ended, "step": step})
     connection = HTTPConnection(urlsplit(prometheus).netloc, timeout=ASK_SECONDS)
     try:

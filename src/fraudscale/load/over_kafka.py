@@ -5,7 +5,8 @@ from collections.abc import Callable
 from time import perf_counter, sleep, time
 from typing import Final
 
-from fraudscale.broker import Score, ScoreReader, TimedSender
+from fraudscale.broker.scores import Score, ScoreReader
+from fraudscale.broker.send import TimedSender
 from fraudscale.config import KafkaSettings
 from fraudscale.load.measure import Item, Items, Measures, Stop
 

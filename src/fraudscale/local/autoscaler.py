@@ -15,7 +15,8 @@ from typing import Final
 import msgspec
 
 from fraudscale import logs
-from fraudscale.broker import Link, Watermarks
+from fraudscale.broker.client import Link
+from fraudscale.broker.watermarks import Watermarks
 from fraudscale.config import KafkaSettings, LocalSettings, LogSettings, MetricsSettings
 from fraudscale.hpa import MEBIBYTE_MILLI, Decision, Hpa, Memory, Observed, Pods, scale_unavailable, sync
 from fraudscale.hpa.pods import usage
@@ -47,7 +48,7 @@ class Synced(msgspec.Struct, frozen=True):
     """The fields of `hpa_synced`: what one sync saw and decided."""
 
     at: float
-    """Seconds of the autoscaler's clock."""
+    """Seconds of the autoscaler's clock; syncs are 15 s apart, or a multiple of that."""
     current_replicas: int
     target_replicas: int
     want: int | None
@@ -103,18 +104,23 @@ class Autoscaler:
             # CPU is a rate: without this the first sync would have nothing to decide upon.
             self._meter.look(status.replicas)
 
-    def sync(self) -> Decision | None:
-        """Look at the replicas, decide, write the wish; None where nobody tells which replicas there are."""
+    def sync(self, at: float) -> Decision | None:
+        """Look at the replicas, decide, write the wish; None where nobody tells which replicas there are.
+
+        Args:
+            at: when the sync was due, by the clock. What it remembers is stamped with that: a window is over after as many
+                syncs as fit into it, however late each of them came.
+        """
         status = state.read(self._home)
         if status is None or status.started_at is None:
-            self._without_scale()
+            self._without_scale(at)
             return None
         self._unreadable = False
         memory = self._memory = self._memory or self._restored(status.started_at)
         before = msgspec.json.encode(memory)
         replicas = self._scale(status, status.started_at)
         pods = self._meter.look(status.replicas)
-        decision = sync(self._hpa, memory, Observed(replicas, pods), self._clock.now())
+        decision = sync(self._hpa, memory, Observed(replicas, pods), at)
         if decision.changed and not self._write(decision, status.started_at):
             # The controller, too, stores no event for a scale that it couldn't write.
             self._memory = memory = msgspec.json.decode(before, type=Memory)
@@ -124,14 +130,14 @@ class Autoscaler:
         self.synced_at = decision.at
         return decision
 
-    def _without_scale(self) -> None:
+    def _without_scale(self, at: float) -> None:
         if not self._unreadable:
             self._unreadable = True
             self._log.warning("scale_unknown", reason=f"{state.status_path(self._home)} can't be read")
         if self._memory is not None:
-            scale_unavailable(self._memory, "run/status.json can't be read", self._clock.now())
+            scale_unavailable(self._memory, "run/status.json can't be read", at)
             self._told.tell_conditions(self._memory.conditions)
-        self.synced_at = self._clock.now()
+        self.synced_at = at
 
     def _scale(self, status: state.Status, run: str) -> int:
         """What is asked for: the wish, or, before there is one, what runs."""
@@ -276,7 +282,7 @@ def run(local: LocalSettings, ops: MetricsSettings, kafka: KafkaSettings, log_se
     reporter.start()
     log.info("autoscaler_started", hpa=scaling.hpa.name, time_scale=local.time_scale)
     while not stop.wait(pace.wait()):
-        autoscaler.sync()
+        autoscaler.sync(pace.due)
     reporter.stop()
     server.stop()
     return 0
@@ -287,14 +293,15 @@ class Pace:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._due = clock.now()
+        self.due = clock.now()
+        """Of the sync that comes next, by the clock."""
 
     def wait(self) -> float:
         """Move on to the next sync, and return how many real seconds there are until it."""
         now = self._clock.now()
-        missed = int(max(0.0, now - self._due) // SYNC_SECONDS)
-        self._due += (missed + 1) * SYNC_SECONDS
-        return (self._due - now) / self._clock.scale
+        missed = int(max(0.0, now - self.due) // SYNC_SECONDS)
+        self.due += (missed + 1) * SYNC_SECONDS
+        return (self.due - now) / self._clock.scale
 
     def late(self, last: float) -> str | None:
         """Say so if the last sync (by the clock) is long ago."""

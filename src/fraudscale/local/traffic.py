@@ -9,7 +9,8 @@ from http.client import HTTPConnection, HTTPException
 from typing import Final
 
 from fraudscale import codec, logs
-from fraudscale.broker import BrokerUnavailable, Sender
+from fraudscale.broker.client import BrokerUnavailable
+from fraudscale.broker.send import Sender
 from fraudscale.config import KafkaSettings, LogSettings
 from fraudscale.logs import Logger
 from fraudscale.population import Population

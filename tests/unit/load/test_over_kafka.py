@@ -1,4 +1,4 @@
-from fraudscale.broker import Score
+from fraudscale.broker.scores import Score
 from fraudscale.load.measure import Measures
 from fraudscale.load.over_kafka import Pending, Repeats
 

@@ -1,10 +1,13 @@
 """The autoscaler against a status file, process readings and a clock that the test sets: no process, no second is spent."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from fraudscale.config import LocalSettings
@@ -37,6 +40,7 @@ class Platform:
     def __init__(self, home, scale=1.0):
         self.home, self.clock = home, FakeClock(scale)
         self.load, self.memory, self.used, self.follows = 0.0, 0.3, {}, True
+        self.late = 0.0
         self.replicas, self.born = 4, {}
         self.counts, self.autoscaler = None, None
         (home / "run").mkdir()
@@ -65,15 +69,16 @@ class Platform:
     def read(self, pids):
         return {pid: Reading(1.0, self.used.get(pid, 0.0), int(self.memory * 384 * 2**20)) for pid in pids}
 
-    def tick(self):
-        """15 seconds of the autoscaler's clock under the load (in requests of replicas), then a sync."""
-        seconds = 15 / self.clock.scale
+    def tick(self, late=0.0):
+        """15 seconds of the autoscaler's clock under the load (in requests of replicas), then a sync, so many real seconds late."""
+        seconds = 15 / self.clock.scale + late - self.late
+        self.late = late
         self.clock.pass_(seconds)
         for i in range(1, self.replicas + 1):
             share = self.load * REQUEST_S * seconds / self.replicas
             for pid in (10 + i, 20 + i):
                 self.used[pid] = self.used.get(pid, 0.0) + share / 2
-        self.autoscaler.sync()
+        self.autoscaler.sync(self.clock.now() - self.late * self.clock.scale)
         if self.follows and (wished := wish.read(self.home, RUN)):
             self.replicas = wished.replicas
         self.tell()
@@ -101,6 +106,15 @@ def test_it_goes_up_and_down_as_the_manifest_says_whatever_its_time_scale(tmp_pa
     assert platform.run(10) == [4] * 3 + [5] * 4 + [6] * 3
     platform.load = 1.0
     assert platform.run(46) == [6] * 19 + [5] * 20 + [4] * 7
+
+
+def test_a_sync_that_comes_late_counts_as_if_it_had_come_in_time(platform):
+    """The steps are those above: what was stamped late would still be in its window when that is over."""
+    platform.load = 4 * 0.6
+    platform.run(4)
+    platform.load = 6.4
+    assert [platform.tick(late) for late in (2, 0.1, 1, 0.2, 0)] == [4] * 3 + [5] * 2
+    assert [platform.tick(late) for late in (3, 1, 0.1, 0.5)] == [5] * 2 + [6] * 2
 
 
 def test_each_change_is_one_warning_with_scale_and_use(platform):
@@ -134,6 +148,50 @@ def test_without_metrics_nothing_moves_and_the_condition_says_so(platform):
     assert platform.run(60) == [4] * 60
     assert platform.value(platform.counts.condition, "ScalingActive", "false") == 1
     assert not [m.labels for m in platform.counts.seen.collect().samples]
+
+
+def test_six_replicas_stay_while_metrics_are_away_for_longer_than_the_window(platform):
+    platform.load = 6.4
+    platform.run(12)
+    assert platform.replicas == 6
+    read, platform.load = platform.autoscaler._meter._read, 1.0
+    platform.autoscaler._meter._read = lambda pids: {}
+    assert platform.run(60) == [6] * 60
+    platform.autoscaler._meter._read = read
+    # The first look is no rate yet. Nothing was recommended meanwhile, so nothing holds it then: as in a cluster.
+    assert platform.run(3) == [6, 5, 5]
+
+
+ALL = set(range(1, 7))
+STRETCHES = st.tuples(
+    st.sampled_from([0.0, 1.0, 3.0, 6.4]),
+    st.one_of(st.just(set()), st.just(ALL), st.sets(st.integers(1, 6))),
+    st.integers(2, 6),
+    st.integers(1, 25),
+)
+"""Load, replicas without metrics, replicas that still run, and for how many syncs."""
+
+
+@given(st.lists(STRETCHES, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_whatever_fails_it_wishes_no_less_than_the_least_and_without_metrics_no_less_than_before(stretches):
+    with TemporaryDirectory() as home:
+        platform = Platform(Path(home))
+        read, silent = platform.autoscaler._meter._read, set()
+        platform.autoscaler._meter._read = lambda pids: {
+            pid: reading for pid, reading in read(pids).items() if pid % 10 not in silent
+        }
+        wished = 4
+        for load, missing, alive, syncs in stretches:
+            platform.load = load
+            silent.clear()
+            silent.update(missing)
+            for _ in range(syncs):
+                platform.replicas = min(platform.replicas, alive)
+                platform.tick()
+                before, wished = wished, (wish.read(platform.home, RUN) or wish.Wish(4, RUN)).replicas
+                assert 4 <= wished <= 6
+                assert wished >= before or missing != ALL
 
 
 def test_a_replica_without_metrics_holds_the_way_down(platform):
@@ -233,7 +291,7 @@ def test_without_the_status_nothing_is_decided_and_it_is_said_once(platform):
     with capture_logs() as lines:
         for _ in range(3):
             platform.clock.pass_(15)
-            assert platform.autoscaler.sync() is None
+            assert platform.autoscaler.sync(platform.clock.now()) is None
     assert [line["event"] for line in lines] == ["scale_unknown"]
     assert platform.value(platform.counts.condition, "AbleToScale", "false") == 1
     platform.tell()

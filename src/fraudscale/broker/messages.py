@@ -1,0 +1,68 @@
+"""What is read from topics and written to them."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from confluent_kafka import KafkaError
+
+Header = tuple[str, str | bytes | None]
+"""The client reads bytes, and writes text as UTF-8."""
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A record as it was read. `timestamp` is in milliseconds since 1970, of its producer or its broker."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[Header]
+    timestamp: int
+
+
+class Output(msgspec.Struct, frozen=True, gc=False):
+    """A record to write."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[Header]
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Records read together, per partition in order; `read_at` is the `perf_counter()` when they were here."""
+
+    records: list[Record]
+    read_at: float
+
+    def first_offsets(self) -> dict[tuple[str, int], int]:
+        """Where each partition of the batch begins: it is read again from there."""
+        return {(r.topic, r.partition): r.offset for r in reversed(self.records)}
+
+    def next_offsets(self) -> dict[tuple[str, int], int]:
+        """Where each partition of the batch goes on: what is committed."""
+        return {(r.topic, r.partition): r.offset + 1 for r in self.records}
+
+
+def records_of(messages: list[Any], complain: Callable[[KafkaError], None], now: int) -> list[Record]:
+    """Convert the client's messages (untyped: only those that are errors lack topic and offset)."""
+    records = []
+    for m in messages:
+        if (error := m.error()) is not None:
+            complain(error)
+            continue
+        _, timestamp = m.timestamp()
+        records.append(
+            Record(
+                m.topic(),
+                m.partition(),
+                m.offset(),
+                m.key(),
+                m.value(),
+                m.headers() or (),
+                timestamp if timestamp >= 0 else now,
+            )
+        )
+    return records
