@@ -40,7 +40,7 @@ _REASON_COLOURS: Final = {
     "TooFewReplicas": "#3aa6b9",
     "SucceededRescale": "#1f5fa8",
 }
-_BLUE, _RED, _GREY, _GREEN, _ORANGE = "#1f5fa8", "#c23b22", "#6b6b6b", "#2c7a4b", "#d98a1f"
+BLUE, RED, GREY, GREEN, ORANGE = "#1f5fa8", "#c23b22", "#6b6b6b", "#2c7a4b", "#d98a1f"
 _COLUMN_WIDTH: Final = 9.0
 _HEIGHT: Final = 10.0
 _ENDS: Final = ((3 * 86_400, 86_400, "days"), (3 * 3600, 3600, "hours"), (0, 60, "minutes"))
@@ -76,44 +76,39 @@ def draw(path: Path, rehearsals: Sequence[Rehearsal], felt: Sequence[Felt], serv
 
 def _column(axes: npt.NDArray[Any], rehearsal: Rehearsal, felt: Felt, service: Service) -> Axes:
     load, use, replicas, waiting = axes
-    unit, name = next((unit, name) for least, unit, name in _ENDS if rehearsal.trace.seconds >= least)
     for panel in axes:
-        _plain(panel)
+        plain(panel)
     load.set_title(rehearsal.file, loc="left", fontsize=11, y=1.1)
     _load(load, rehearsal, felt, service)
     _use(use, rehearsal, felt)
     _replicas(replicas, rehearsal)
     latency = _waiting(waiting, felt)
-    waiting.set_xlabel(f"{name} since the start")
-    # Round numbers of the unit, ten of them at most.
-    ends = np.asarray(MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(0, rehearsal.trace.seconds / unit))
-    waiting.set_xticks(ends * unit, [f"{end:g}" for end in ends])
-    waiting.set_xlim(0, rehearsal.trace.seconds)
+    time_axis(waiting, rehearsal.trace.seconds)
     return latency
 
 
 def _load(axes: Axes, rehearsal: Rehearsal, felt: Felt, service: Service) -> None:
     pod = service.capacity(rehearsal.trace.cpu_request_m)
-    _steps(axes, felt, felt.cpu_m / 1000, color=_BLUE, label="load")
-    _steps(axes, felt, felt.ready * pod / 1000, color=_GREY, linestyle=":", label="ready pods can do")
+    _steps(axes, felt, felt.cpu_m / 1000, color=BLUE, label="load")
+    _steps(axes, felt, felt.ready * pod / 1000, color=GREY, linestyle=":", label="ready pods can do")
     axes.set(ylabel="CPU, cores")
-    _legend(axes)
+    legend(axes)
 
 
 def _use(axes: Axes, rehearsal: Rehearsal, felt: Felt) -> None:
     request = rehearsal.trace.cpu_request_m
     percent = 100 * felt.cpu_m / np.maximum(felt.ready, 1) / request
-    _steps(axes, felt, percent, color=_BLUE, label="CPU of a ready pod")
+    _steps(axes, felt, percent, color=BLUE, label="CPU of a ready pod")
     memory = 100 * felt.memory_mi / rehearsal.trace.memory_request_mi
-    _steps(axes, felt, memory, color=_GREEN, linewidth=0.9, label="memory of a pod")
+    _steps(axes, felt, memory, color=GREEN, linewidth=0.9, label="memory of a pod")
     target = cpu_target(rehearsal.hpa, request)
     if target is not None:
-        axes.axhline(target, color=_RED, linewidth=0.9, linestyle="--", label=f"CPU target {target:g} %")
+        axes.axhline(target, color=RED, linewidth=0.9, linestyle="--", label=f"CPU target {target:g} %")
         over = np.append(np.maximum(percent, target), target)
         ends = np.append(felt.start, felt.start[-1] + felt.length[-1])
-        axes.fill_between(ends, over, target, step="post", color=_RED, alpha=0.15, linewidth=0)
+        axes.fill_between(ends, over, target, step="post", color=RED, alpha=0.15, linewidth=0)
     axes.set(ylabel="percent of the request")
-    _legend(axes)
+    legend(axes)
 
 
 def _replicas(axes: Axes, rehearsal: Rehearsal) -> None:
@@ -121,15 +116,15 @@ def _replicas(axes: Axes, rehearsal: Rehearsal) -> None:
     at = [d.at for d in decisions]
     want = [np.nan if d.want is None else d.want for d in decisions]
     stabilised = [np.nan if d.stabilised is None else d.stabilised.value for d in decisions]
-    axes.step(at, want, where="post", color=_ORANGE, linewidth=0.8, label="metrics want")
-    axes.step(at, stabilised, where="post", color=_GREEN, linewidth=1, linestyle="--", label="stabilised")
-    axes.step(at, [d.target for d in decisions], where="post", color=_BLUE, linewidth=2, label="replicas")
+    axes.step(at, want, where="post", color=ORANGE, linewidth=0.8, label="metrics want")
+    axes.step(at, stabilised, where="post", color=GREEN, linewidth=1, linestyle="--", label="stabilised")
+    axes.step(at, [d.target for d in decisions], where="post", color=BLUE, linewidth=2, label="replicas")
     for limit in (rehearsal.hpa.min_replicas, rehearsal.hpa.max_replicas):
-        axes.axhline(limit, color=_GREY, linewidth=0.7, linestyle=":")
+        axes.axhline(limit, color=GREY, linewidth=0.7, linestyle=":")
     _reasons(axes, rehearsal)
     axes.set(ylabel="replicas")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes)
+    legend(axes)
 
 
 def _reasons(axes: Axes, rehearsal: Rehearsal) -> None:
@@ -143,7 +138,7 @@ def _reasons(axes: Axes, rehearsal: Rehearsal) -> None:
     for reason, its in spans.items():
         # Quiet ticks are no news.
         if reason != "DesiredWithinRange":
-            colour = _REASON_COLOURS.get(reason, _GREY)
+            colour = _REASON_COLOURS.get(reason, GREY)
             strip = axes.broken_barh(its, (0, 0.05), color=colour, label=reason, linewidth=0)
             strip.set_transform(axes.get_xaxis_transform())
     changes = rehearsal.changes
@@ -155,16 +150,16 @@ def _reasons(axes: Axes, rehearsal: Rehearsal) -> None:
             xytext=(d.at, (0.07, 0.22)[i % 2]),
             textcoords=axes.get_xaxis_transform(),
             fontsize=7,
-            color=_GREY,
+            color=GREY,
             arrowprops={"arrowstyle": "-", "color": "#c8c8c8", "linewidth": 0.6},
         )
 
 
 def _waiting(axes: Axes, felt: Felt) -> Axes:
-    _steps(axes, felt, felt.backlog, color=_RED, label="backlog")
+    _steps(axes, felt, felt.backlog, color=RED, label="backlog")
     axes.set(ylabel="requests waiting")
     latency = axes.twinx()
-    _steps(latency, felt, 1000 * felt.quantiles(0.95), color=_BLUE, linewidth=0.9, label="latency p95")
+    _steps(latency, felt, 1000 * felt.quantiles(0.95), color=BLUE, linewidth=0.9, label="latency p95")
     latency.set(ylabel="p95, ms", yscale="log")
     latency.yaxis.set_major_formatter(_MILLISECONDS)
     latency.yaxis.set_minor_formatter(_MILLISECONDS)
@@ -184,11 +179,22 @@ def _steps(axes: Axes, felt: Felt, values: npt.NDArray[np.float64], **style: Any
     )
 
 
-def _legend(axes: Axes) -> None:
+def time_axis(axes: Axes, seconds: float) -> None:
+    """Let a panel go from 0 to `seconds`, with round numbers of a unit that fits, ten of them at most."""
+    unit, name = next((unit, name) for least, unit, name in _ENDS if seconds >= least)
+    ends = np.asarray(MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(0, seconds / unit))
+    axes.set_xticks(ends * unit, [f"{end:g}" for end in ends])
+    axes.set_xlim(0, seconds)
+    axes.set_xlabel(f"{name} since the start")
+
+
+def legend(axes: Axes) -> None:
+    """Put a panel's legend above it."""
     axes.legend(**_LEGEND)
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Take away what a panel doesn't need."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.6)
     axes.set_axisbelow(True)

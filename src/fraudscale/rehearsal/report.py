@@ -1,6 +1,6 @@
 """What a rehearsal found: figures, the answer for programs, and tables for people."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -110,11 +110,12 @@ def answer(rehearsal: Rehearsal, summary: Summary) -> dict[str, Any]:
     }
 
 
-def as_json(answers: Sequence[dict[str, Any]]) -> bytes:
-    """One HPA's answer as it is; those of several in `rehearsals`, in the order given."""
-    if len(answers) == 1:
+def as_json(answers: Sequence[dict[str, Any]], suggestion: Mapping[str, object] | None) -> bytes:
+    """One HPA's answer as it is; those of several in `rehearsals`, in the order given, and so with a suggestion."""
+    if len(answers) == 1 and suggestion is None:
         return msgspec.json.encode(answers[0])
-    return msgspec.json.encode({"kubernetes": KUBERNETES, "rehearsals": answers})
+    found: dict[str, Any] = {"kubernetes": KUBERNETES, "rehearsals": answers}
+    return msgspec.json.encode(found | ({"suggestion": suggestion} if suggestion else {}))
 
 
 def as_text(rehearsals: Sequence[Rehearsal], summaries: Sequence[Summary], service: Service) -> str:

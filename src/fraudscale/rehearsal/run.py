@@ -8,6 +8,7 @@ from typing import Final
 from fraudscale.rehearsal import prometheus, report, shapes, trace
 from fraudscale.rehearsal.queueing import Felt, Service, feel
 from fraudscale.rehearsal.rehearse import Rehearsal, read_hpa, rehearse
+from fraudscale.rehearsal.suggest import Progress, Suggestion, suggest
 from fraudscale.rehearsal.trace import Setup, Trace
 
 PICTURES: Final = (".svg", ".png", ".pdf")
@@ -29,6 +30,8 @@ class Order:
     cpu_ms_per_request: float | None = None
     pod_cpu_m: float | None = None
     picture: Path | None = None
+    suggest_ms: float | None = None
+    """Limit for the 95th percentile under which the fewest pod-hours are searched."""
 
 
 class OrderError(Exception):
@@ -43,21 +46,25 @@ class Result:
     felt: list[Felt]
     summaries: list[report.Summary]
     service: Service
+    suggestion: Suggestion | None
 
     def as_json(self) -> str:
         answers = [report.answer(*pair) for pair in zip(self.rehearsals, self.summaries, strict=True)]
-        return report.as_json(answers).decode()
+        suggestion = self.suggestion.as_json() if self.suggestion else None
+        return report.as_json(answers, suggestion).decode()
 
     def as_text(self) -> str:
-        return report.as_text(self.rehearsals, self.summaries, self.service)
+        text = report.as_text(self.rehearsals, self.summaries, self.service)
+        return f"{text}\n\n{self.suggestion.as_text()}" if self.suggestion else text
 
 
-def run(order: Order, now: float) -> Result:
+def run(order: Order, now: float, progress: Progress) -> Result:
     """Rehearse, and draw the picture where one is asked for.
 
     Args:
         order: what to rehearse.
         now: seconds since 1970, where Prometheus's window ends.
+        progress: is told the share of a search that is done.
 
     Raises:
         OrderError, TraceError, ManifestError: the user's input is wrong.
@@ -67,6 +74,11 @@ def run(order: Order, now: float) -> Result:
     hpas = [(str(path), read_hpa(path)) for path in order.hpas]
     load = _trace(order, now)
     service = Service(order.cpu_ms_per_request or Service.cpu_ms_per_request, order.pod_cpu_m)
+    suggestion = None
+    if order.suggest_ms is not None:
+        suggestion = suggest(*hpas[0], load, service, order.suggest_ms, progress)
+        if suggestion.diff:
+            hpas.append(("suggested", suggestion.hpa))
     rehearsals = [rehearse(file, hpa, load) for file, hpa in hpas]
     felt = [feel(rehearsal, service) for rehearsal in rehearsals]
     summaries = [report.summarise(*pair) for pair in zip(rehearsals, felt, strict=True)]
@@ -81,13 +93,15 @@ def run(order: Order, now: float) -> Result:
         except OSError as error:
             reason = error.strerror or error
             raise OrderError(f"--picture {order.picture}: can't be written: {reason}") from error
-    return Result(rehearsals, felt, summaries, service)
+    return Result(rehearsals, felt, summaries, service, suggestion)
 
 
 def _check(order: Order) -> None:
     sources = [order.trace, order.shape, order.prometheus]
     if sum(source is not None for source in sources) != 1:
         raise OrderError("give exactly one of --trace FILE, --shape SHAPE and --from-prometheus URL")
+    if order.suggest_ms is not None and len(order.hpas) != 1:
+        raise OrderError("--suggest varies one manifest: give one --hpa")
     if order.picture and order.picture.suffix.lower() not in PICTURES:
         raise OrderError(f"--picture {order.picture}: a picture's name ends in {', '.join(PICTURES)}")
 

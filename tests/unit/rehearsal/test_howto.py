@@ -14,13 +14,14 @@ PAGE = (ROOT / "docs/how-to/will-my-hpa-hold.md").read_text()
 SHOWN = re.findall(r"```console\n\$ \.venv/bin/fraudscale (rehearse .*)\n((?:.*\n)*?)```", PAGE)
 
 
-@pytest.mark.parametrize(("command", "shown"), SHOWN, ids=["week", "spike"])
+@pytest.mark.parametrize(("command", "shown"), SHOWN, ids=["week", "spike", "suggest"])
 def test_the_page_shows_what_the_command_prints(command, shown, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     arguments = shlex.split(command)
-    picture = Path(arguments[-1])
-    printed = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / picture.name)]).output
-    assert picture.exists()
+    if arguments[-2] == "--picture":
+        assert Path(arguments[-1]).exists()
+        arguments[-1] = str(tmp_path / Path(arguments[-1]).name)
+    printed = CliRunner().invoke(app, arguments).stdout
     # "…" ends what is left out of the page.
     head = shown.removesuffix("…\n")
     assert printed.startswith(head) if head != shown else printed == shown

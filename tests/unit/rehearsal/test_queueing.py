@@ -66,7 +66,7 @@ def test_utilisation_near_one_is_read_at_a_bound():
     assert felt.response_s.max() == pytest.approx(0.001 / (1 - BUSIEST))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(1, 200), st.integers(0, 9000)), min_size=1, max_size=8))
 def test_the_backlog_is_that_of_a_bucket_filled_second_by_second(load):
     ends, end = [], 0

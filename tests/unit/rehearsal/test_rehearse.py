@@ -188,7 +188,7 @@ LOADS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     LOADS,
     st.sampled_from([0, 1, 10, 40, 320]),

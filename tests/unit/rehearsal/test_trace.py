@@ -199,11 +199,22 @@ def test_what_is_no_shape_is_refused(text):
         shapes.load(text, 15, 200)
 
 
-def test_errors_end_with_exit_code_2(tmp_path):
+BAD_FILES = {
+    f"JSON, {kind}": ("trace.json", json.dumps(GOOD | changes)) for kind, (changes, _) in JSON_ERRORS.items()
+} | {f"CSV, {kind}": ("load.csv", text) for kind, (text, _) in CSV_ERRORS.items()}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_the_command_refuses_a_bad_trace_with_one_line_and_exit_code_2(tmp_path, kind):
+    name, text = BAD_FILES[kind]
+    path = tmp_path / name
+    path.write_text(text)
     (tmp_path / "hpa.yaml").write_text(manifest())
-    (tmp_path / "trace.json").write_text("{}")
-    command = ["rehearse", "--hpa", str(tmp_path / "hpa.yaml"), "--trace", str(tmp_path / "trace.json")]
+    requests = ["--cpu-request-m", "500", "--memory-request-mi", "512"] if name.endswith("csv") else []
+    command = ["rehearse", "--hpa", str(tmp_path / "hpa.yaml"), "--trace", str(path), *requests]
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, Failed)
     assert done.exception.code == 2
-    assert "trace.json" in str(done.exception)
+    assert str(done.exception).startswith(f"{path}: ")
+    assert "\n" not in str(done.exception)
+    assert done.output == ""
