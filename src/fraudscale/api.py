@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from fraudscale import __version__, metrics
+from fraudscale.bodies import Bodies
 from fraudscale.codec import (
     InvalidTransaction,
     decode_transaction,
@@ -18,8 +19,7 @@ from fraudscale.codec import (
     encode_prediction,
     encode_predictions,
 )
-from fraudscale.config import HttpSettings
-from fraudscale.front import Passes, read_json_body
+from fraudscale.front import Passes
 from fraudscale.metrics import ModelMetrics
 from fraudscale.problems import CONTENT_TYPE, Problem, ProblemBody, Refused, problem_of
 from fraudscale.records import Prediction, PredictionBatch, Transaction, TransactionBatch
@@ -33,7 +33,7 @@ def create_api(
     passes: Passes,
     model_metrics: ModelMetrics,
     registry: CollectorRegistry,
-    settings: HttpSettings,
+    bodies: Bodies,
     *,
     draining: Callable[[], bool],
 ) -> FastAPI:
@@ -44,13 +44,13 @@ def create_api(
         passes: where both `/predict` routes have their transactions scored.
         model_metrics: counts input that is no transaction.
         registry: what `/metrics` shows.
-        settings: limits of a body.
+        bodies: reads them, within limits.
         draining: whether the replica is about to stop, and so is not ready for more.
     """
     app = FastAPI(title="fraudscale", version=__version__, description="Fraud scores for card transactions.")
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _answer_errors(app, model_metrics)
-    _add_scoring(app, passes, settings)
+    _add_scoring(app, passes, bodies)
     _add_state(app, scorer, draining)
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
@@ -61,11 +61,11 @@ def create_api(
     return app
 
 
-def _add_scoring(app: FastAPI, passes: Passes, settings: HttpSettings) -> None:
+def _add_scoring(app: FastAPI, passes: Passes, bodies: Bodies) -> None:
     @app.post("/predict", summary="Score one transaction", openapi_extra=_operation(Transaction, Prediction))
     async def predict(request: Request) -> Response:
         started = perf_counter()
-        transaction = decode_transaction(await read_json_body(request.scope, request.receive, settings))
+        transaction = decode_transaction(await bodies.read_json(request.scope, request.receive))
         prediction = await passes.submit(transaction, started)
         return Response(encode_prediction(prediction), media_type="application/json")
 
@@ -76,8 +76,8 @@ def _add_scoring(app: FastAPI, passes: Passes, settings: HttpSettings) -> None:
     )
     async def predict_batch(request: Request) -> Response:
         started = perf_counter()
-        transactions = decode_transactions(await read_json_body(request.scope, request.receive, settings))
-        predictions = passes.score_batch(transactions, started)
+        transactions = decode_transactions(await bodies.read_json(request.scope, request.receive))
+        predictions = await passes.score_batch(transactions, started)
         return Response(encode_predictions(predictions), media_type="application/json")
 
 
@@ -155,6 +155,7 @@ def _operation(body: type, answer: type) -> dict[str, Any]:
         "413": "The body is too large",
         "415": "The body is not JSON",
         "422": "Not a transaction; `errors` names the field and the reason",
+        "429": "More requests than a client may send; come back after `Retry-After` seconds",
         "503": "No model yet, or too much waits already; come back after `Retry-After` seconds",
     }
     return {

@@ -4,12 +4,15 @@ Sources, the later overriding the earlier: `.env` (in Git: defaults, no secret),
 environment. Names in the environment are the field names in capitals.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fraudscale import limits
 
 
 class SettingsError(Exception):
@@ -37,6 +40,35 @@ def _servers(value: str) -> str:
     return value
 
 
+def _webhook(value: SecretStr) -> SecretStr:
+    address = value.get_secret_value()
+    if not address.startswith(("http://", "https://")):
+        raise ValueError("must be an address such as https://hooks.slack.com/services/…")
+    return value
+
+
+def _mail_server(value: str) -> str:
+    host, _, port = value.partition(":")
+    if not host or not (port or "587").isdigit():
+        raise ValueError("must be HOST or HOST:PORT, such as smtp.example.org:587")
+    return f"{host}:{port or 587}"
+
+
+def _mail_addresses(value: str) -> str:
+    if not all(re.fullmatch(r"[^@\s]+@[^@\s]+", one.strip()) for one in value.split(",")):
+        raise ValueError("must be ADDRESS[,ADDRESS …], such as fraud-oncall@example.org")
+    return value
+
+
+def _networks(value: str) -> str:
+    try:
+        limits.networks(value)
+    except ValueError as error:
+        raise ValueError(f"{error}; must be ADDRESS[/BITS][,…], such as 127.0.0.1,10.0.0.0/8") from error
+    return value
+
+
+Networks = Annotated[str, AfterValidator(_networks)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 KafkaMode = Literal["kraft", "zookeeper"]
@@ -69,10 +101,12 @@ class Settings(BaseSettings):
 
 
 def _explain(cls: type[BaseSettings], error: ErrorDetails) -> str:
-    name = str(error["loc"][0]).upper() if error["loc"] else cls.__name__
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = "…" if name.endswith(("PASSWORD", "TOKEN")) else repr(error["input"])
-    return f"{name}={shown}: {message}"
+    if not error["loc"]:
+        return message  # about several settings: it names them
+    field = str(error["loc"][0])
+    secret = "SecretStr" in str(cls.model_fields[field].annotation)
+    return f"{field.upper()}={'…' if secret else repr(error['input'])}: {message}"
 
 
 class ReplicaSettings(Settings):
@@ -100,7 +134,21 @@ class HttpSettings(Settings):
     body_timeout_seconds: float = Field(10, gt=0, le=300)
     """A body that takes longer to arrive gets 408."""
     max_in_flight: int = Field(256, ge=1, le=100_000)
-    """Transactions that may wait for the model at once; one more request gets 503 and `Retry-After`."""
+    """Requests that may wait for the model at once; one more gets 503 and `Retry-After`."""
+    slow_bodies: int = Field(64, ge=1, le=100_000)
+    """Bodies that may arrive slowly at once, an eighth of them from one client; one more gets 503, or 429."""
+    rate_limit_per_second: float = Field(50, gt=0, le=1_000_000)
+    """Requests a second that one client may send for long; more get 429 and `Retry-After`. A batch is one request."""
+    rate_limit_burst: int = Field(100, ge=1, le=1_000_000)
+    """Requests that one client may send at once after a rest."""
+    rate_limit_clients: int = Field(10_000, ge=1, le=1_000_000)
+    """Clients whose rate is remembered; the idlest is forgotten for one more."""
+    connections_per_client: int = Field(64, ge=1, le=100_000)
+    """Connections that one client may have open at the balancer; one more gets 429, and of as many again nobody listens."""
+    trusted_proxies: Networks = ""
+    """Addresses and networks whose `X-Forwarded-For` is believed; `make up` adds its balancer, 127.0.0.1."""
+    trusted_clients: Networks = ""
+    """Addresses and networks that no limit of rate or connections holds for; `make up` takes 127.0.0.1 where it is unset."""
 
 
 class MetricsSettings(Settings):
@@ -203,7 +251,41 @@ class LocalSettings(Settings):
     deployment_manifest: Path = Path("argocd/manifests/deployment.yaml")
     """What a replica requests; utilisation is a percentage of it."""
     time_scale: float = Field(1, ge=1, le=20)
-    """How many times as fast the autoscaler's time runs: its windows, periods and sync, and the scrape intervals, are divided by it."""
+    """How many times as fast time runs: windows, periods and sync of the autoscaler, those of alerts, and scrape intervals are divided by it."""
+
+
+class AlertSettings(Settings):
+    """Alerts: what they say, and where they go."""
+
+    alert_rules: Path = Path("monitoring/alerts/ml-alerts.yaml")
+    """The rules that `make up` loads."""
+    runbook_url: HttpUrl | None = None
+    """Where docs/runbooks is read; unset, alerts link to the files of this checkout."""
+    dashboard_url: HttpUrl | None = None
+    """Where the dashboard is; unset, alerts link to Prometheus's page of alerts."""
+    alert_webhook_url: Annotated[SecretStr, AfterValidator(_webhook)] | None = None
+    """Slack's incoming webhook, told of everything. Whoever has it may post: it belongs in .env.local."""
+    smtp_server: Annotated[str, AfterValidator(_mail_server)] | None = None
+    """Mail server, HOST or HOST:PORT (587); told of what is critical, and of everything without a webhook. Goes with ALERT_EMAIL."""
+    alert_email: Annotated[str, AfterValidator(_mail_addresses)] | None = None
+    """Who gets the mail; several with commas. Goes with SMTP_SERVER."""
+    smtp_from: Annotated[str, AfterValidator(_mail_addresses)] | None = None
+    """Sender; unset, the first receiver."""
+    smtp_username: str | None = None
+    """For a mail server that asks who sends; with a password."""
+    smtp_password: SecretStr | None = None
+    """Goes with the name."""
+    smtp_tls: bool = True
+    """Insist on TLS; `false` for a relay on this machine."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for one, other in (("smtp_server", "alert_email"), ("smtp_username", "smtp_password")):
+            is_set = {name: getattr(self, name) is not None for name in (one, other)}
+            if is_set[one] != is_set[other]:
+                there, missing = (one, other) if is_set[one] else (other, one)
+                raise ValueError(f"{there.upper()} is set and {missing.upper()} is not: set both, or neither")
+        return self
 
 
 TOPICS: tuple[type[Settings], ...] = (
@@ -214,5 +296,6 @@ TOPICS: tuple[type[Settings], ...] = (
     KafkaSettings,
     LogSettings,
     LocalSettings,
+    AlertSettings,
 )
 """All settings, for the reference page, `.env` and their tests."""

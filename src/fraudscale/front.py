@@ -5,44 +5,34 @@ api.py has its slow twin on the same functions, for the documentation and for th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Awaitable, Callable
+from math import ceil
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
+from fraudscale.bodies import Bodies, ClientGone, Message, Receive, Scope, peer_of
 from fraudscale.codec import InvalidTransaction, decode_transaction, encode_prediction
 from fraudscale.config import HttpSettings
+from fraudscale.limits import Buckets, Clients
 from fraudscale.logs import Logger
 from fraudscale.metrics import HttpMetrics, ModelMetrics
-from fraudscale.problems import (
-    CONTENT_TYPE,
-    BodyTimeout,
-    BodyTooLarge,
-    Overloaded,
-    Problem,
-    UnsupportedMediaType,
-    problem_of,
-)
+from fraudscale.problems import CONTENT_TYPE, Overloaded, Problem, RateExceeded, problem_of
 from fraudscale.records import Prediction, Transaction
 from fraudscale.scorer import Scorer
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Other methods are counted as one, so that a client can't make series.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Routes that FastAPI adds itself carry no template in the scope.
-_UNTEMPLATED: Final = frozenset({"/docs", "/docs/oauth2-redirect", "/openapi.json"})
-
-
-READ_ON: Final = 8
-"""How many times the largest allowed body is read of a longer one before the connection is closed on it."""
-
-
-class ClientGone(Exception):
-    """The client closed the connection; nobody waits for the answer."""
+# Routes that FastAPI adds itself carry no template in the scope; what is refused at the door has seen no route at all.
+_UNTEMPLATED: Final = frozenset(
+    {"/docs", "/docs/oauth2-redirect", "/openapi.json", "/predict", "/predict/batch", "/model"}
+)
+UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
+"""Asked by those who watch; a flood must not make a healthy replica look dead."""
+TELL_SECONDS: Final = 10.0
+"""A flood is a line of the log now and then, not one for each request."""
 
 
 class Passes:
@@ -56,6 +46,8 @@ class Passes:
         self._scorer = scorer
         self._active = metrics.active.labels()
         self._max = max_in_flight
+        self._batches = 0
+        self._turn = asyncio.Lock()
         self._transactions: list[Transaction] = []
         self._started: list[float] = []
         self._futures: list[asyncio.Future[Prediction]] = []
@@ -64,13 +56,12 @@ class Passes:
         """Queue a transaction for the pass at the end of this turn.
 
         Raises:
-            Overloaded: as many as allowed wait already.
+            Overloaded: as many requests as allowed wait already.
         """
         loop = asyncio.get_running_loop()
+        self._check_room()
         if not self._futures:
             loop.call_soon(self._score)
-        elif len(self._futures) >= self._max:
-            raise Overloaded(1, f"{self._max} transactions wait for the model already")
         future: asyncio.Future[Prediction] = loop.create_future()
         self._transactions.append(transaction)
         self._started.append(started)
@@ -78,13 +69,27 @@ class Passes:
         self._active.value += 1
         return future
 
-    def score_batch(self, transactions: list[Transaction], started: float) -> list[Prediction]:
-        """Score a batch at once, in a pass of its own."""
+    async def score_batch(self, transactions: list[Transaction], started: float) -> list[Prediction]:
+        """Score a batch in a pass of its own, after those before it; between two of them the event loop turns.
+
+        Raises:
+            Overloaded: as many requests as allowed wait already.
+        """
+        self._check_room()
+        self._batches += 1
         self._active.value += len(transactions)
         try:
-            return self._scorer.score(transactions, [started] * len(transactions))
+            async with self._turn:
+                # What came during the last batch is read, and single transactions are scored.
+                await asyncio.sleep(0)
+                return self._scorer.score(transactions, [started] * len(transactions))
         finally:
+            self._batches -= 1
             self._active.value -= len(transactions)
+
+    def _check_room(self) -> None:
+        if len(self._futures) + self._batches >= self._max:
+            raise Overloaded(1, f"{self._max} requests wait for the model already (MAX_IN_FLIGHT)")
 
     def _score(self) -> None:
         transactions, started, futures = self._transactions, self._started, self._futures
@@ -109,6 +114,8 @@ class Front:
         self,
         app: App,
         passes: Passes,
+        bodies: Bodies,
+        clients: Clients,
         http: HttpMetrics,
         model: ModelMetrics,
         settings: HttpSettings,
@@ -116,7 +123,11 @@ class Front:
     ) -> None:
         self._app = app
         self._passes = passes
-        self._settings = settings
+        self._bodies = bodies
+        self._clients = clients
+        self._rate = settings.rate_limit_per_second
+        self._buckets = Buckets(self._rate, settings.rate_limit_burst, settings.rate_limit_clients)
+        self._refused, self._told_at = 0, -TELL_SECONDS
         self._log = log
         self._http = http
         self._invalid = model.errors.labels("validation")
@@ -131,7 +142,13 @@ class Front:
         started = perf_counter()
         self._in_progress.value += 1
         try:
-            if scope["path"] == "/predict" and scope["method"] == "POST":
+            path = scope["path"]
+            if path not in UNLIMITED:
+                client = self._clients.limited(peer_of(scope), scope["headers"])
+                if client is not None and (wait := self._buckets.take(client, started)):
+                    await self._refuse(scope, client, wait, send, started)
+                    return
+            if path == "/predict" and scope["method"] == "POST":
                 await self._predict(scope, receive, send, started)
             else:
                 await self._delegate(scope, receive, send, started)
@@ -140,7 +157,7 @@ class Front:
 
     async def _predict(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         try:
-            body = await read_json_body(scope, receive, self._settings)
+            body = await self._bodies.read_json(scope, receive)
             prediction = await self._passes.submit(decode_transaction(body), started)
         except ClientGone:
             return
@@ -170,6 +187,17 @@ class Front:
             self._log.error("request_failed", endpoint="/predict", exc_info=error)
         await send_problem(problem, send)
         self._count("POST", problem.status, "/predict", started)
+
+    async def _refuse(self, scope: Scope, client: str, wait: float, send: Send, started: float) -> None:
+        seconds = ceil(wait)
+        detail = f"{client or 'this client'} sends more than {self._rate:g} requests a second (RATE_LIMIT_PER_SECOND)"
+        problem = problem_of(RateExceeded(seconds, detail))
+        await send_problem(problem, send)
+        self._count(scope["method"], problem.status, _endpoint(scope), started)
+        self._refused += 1
+        if started - self._told_at >= TELL_SECONDS:
+            self._log.warning("client_refused", client=client, refused=self._refused)
+            self._refused, self._told_at = 0, started
 
     async def _delegate(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         status = 0
@@ -211,74 +239,3 @@ async def send_problem(problem: Problem, send: Send) -> None:
     headers += [(b"content-type", CONTENT_TYPE), (b"content-length", str(len(problem.body)).encode())]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": problem.body})
-
-
-async def read_json_body(scope: Scope, receive: Receive, settings: HttpSettings) -> bytes:
-    """Read the whole body of a request that must be JSON.
-
-    Raises:
-        UnsupportedMediaType: a content type other than JSON (none at all is taken for JSON).
-        BodyTooLarge: longer than `max_body_bytes`.
-        BodyTimeout: not all of it within `body_timeout_seconds`.
-        ClientGone: the connection was closed.
-    """
-    limit = settings.max_body_bytes
-    for name, value in scope["headers"]:
-        if name == b"content-type" and value != b"application/json":
-            _check_media_type(value)
-    # The server has no limit of its own for a body that trickles in. Nearly always the body is here already, and a
-    # timer for each request would cost a tenth of its time: only one that has to wait gets a timer.
-    arriving = _whole_body(receive, limit).__await__()
-    try:
-        waits_for = next(arriving)
-    except StopIteration as arrived:
-        body: bytes = arrived.value
-        return body
-    try:
-        async with asyncio.timeout(settings.body_timeout_seconds):
-            return await _Resumed(waits_for, arriving)
-    except TimeoutError:
-        raise BodyTimeout(f"the body did not arrive within {settings.body_timeout_seconds} s") from None
-
-
-class _Resumed:
-    """Goes on awaiting what was begun by hand: `waits_for` is the future that it stopped at."""
-
-    def __init__(self, waits_for: Any, rest: Generator[Any, Any, bytes]) -> None:
-        self._waits_for = waits_for
-        self._rest = rest
-
-    def __await__(self) -> Generator[Any, Any, bytes]:
-        try:
-            yield self._waits_for
-        except BaseException:
-            self._rest.close()
-            raise
-        return (yield from self._rest)
-
-
-async def _whole_body(receive: Receive, limit: int) -> bytes:
-    body, size, more = b"", 0, True
-    # What is too long is read on for a while and thrown away: a client that is still sending when the connection is
-    # closed sees a reset instead of the answer.
-    while more and size <= limit * READ_ON:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        body = body + chunk if size <= limit else b""
-        more = message.get("more_body", False)
-    if size > limit:
-        raise BodyTooLarge(
-            f"the body has {'more than ' if more else ''}{size} bytes, at most {limit} are taken"
-        )
-    return body
-
-
-def _check_media_type(value: bytes) -> None:
-    media_type = value.partition(b";")[0].strip().lower()
-    if media_type != b"application/json":
-        raise UnsupportedMediaType(
-            f"the body has the type {media_type.decode('latin-1')!r}; send application/json"
-        )

@@ -62,12 +62,22 @@ class Refused(Exception):
     """A request that the door does not take on."""
 
 
-class Overloaded(Refused):
-    """More work waits than the replica takes on; `retry_after` seconds are a good time to come back."""
+class Later(Refused):
+    """Not now; `retry_after` seconds are a good time to come back."""
 
-    def __init__(self, retry_after: int, detail: str) -> None:
+    def __init__(self, retry_after: int, detail: str, *, close: bool = False) -> None:
+        """Refuse; `close` the connection where a body is still arriving on it."""
         super().__init__(detail)
         self.retry_after = retry_after
+        self.close = close
+
+
+class Overloaded(Later):
+    """More work waits than the replica takes on."""
+
+
+class RateExceeded(Later):
+    """This client asks for more than its share."""
 
 
 class BodyTooLarge(Refused):
@@ -87,6 +97,7 @@ _STATUS: Final[Mapping[type[Exception], int]] = {
     BodyTooLarge: 413,
     UnsupportedMediaType: 415,
     InvalidTransaction: 422,
+    RateExceeded: 429,
     PredictionFailed: 500,
     NoModel: 503,
     Overloaded: 503,
@@ -113,8 +124,8 @@ def problem_of(error: Exception) -> Problem:
             headers = _CLOSE
         case NoModel():
             headers = {"retry-after": "3"}
-        case Overloaded(retry_after=seconds):
-            headers = {"retry-after": str(seconds)}
+        case Later(retry_after=seconds, close=close):
+            headers = {"retry-after": str(seconds), **(_CLOSE if close else {})}
         case InvalidTransaction(field=field, reason=reason):
             errors = (FieldError(field, reason),)
     return Problem(_STATUS[kind], _DETAIL.get(kind, str(error)), errors=errors, headers=headers)

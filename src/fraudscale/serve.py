@@ -8,9 +8,11 @@ import uvicorn
 
 from fraudscale import logs, metrics
 from fraudscale.api import create_api
+from fraudscale.bodies import Bodies
 from fraudscale.config import HttpSettings, LogSettings, ModelSettings, ReplicaSettings, SettingsError
 from fraudscale.fetch_model import default_loader
 from fraudscale.front import App, Front, Passes
+from fraudscale.limits import Clients, networks
 from fraudscale.scorer import Scorer
 
 
@@ -26,9 +28,11 @@ def run(replica: ReplicaSettings, http: HttpSettings, model: ModelSettings, log_
     registry = metrics.registry(replica.cpu_request_millicores, model_metrics, http_metrics)
     scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "serve"), replica.replica_id)
     passes = Passes(scorer, model_metrics, http.max_in_flight)
+    clients = Clients(networks(http.trusted_proxies), networks(http.trusted_clients))
+    bodies = Bodies(http, clients)
     stop = Stop(replica.drain_seconds)
-    api = create_api(scorer, passes, model_metrics, registry, http, draining=lambda: stop.draining)
-    front = Front(api, passes, http_metrics, model_metrics, http, log)
+    api = create_api(scorer, passes, model_metrics, registry, bodies, draining=lambda: stop.draining)
+    front = Front(api, passes, bodies, clients, http_metrics, model_metrics, http, log)
     loader = default_loader(model, model_metrics, scorer.install, log)
     server = Server(front, stop, replica.stop_timeout_seconds)
     loader.start()

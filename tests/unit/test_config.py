@@ -2,6 +2,7 @@ import pytest
 
 from fraudscale.config import (
     TOPICS,
+    AlertSettings,
     HttpSettings,
     KafkaSettings,
     LocalSettings,
@@ -48,6 +49,8 @@ def test_env_local_overrides_env_and_the_environment_both(monkeypatch, tmp_path)
         (LogSettings, "LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         (LocalSettings, "FRAUDSCALE_PORT_BASE", "80", "1024"),
         (LocalSettings, "KAFKA", "zookeper", "'kraft' or 'zookeeper'"),
+        (AlertSettings, "SMTP_SERVER", "smtp.example.org:mail", "HOST:PORT"),
+        (AlertSettings, "ALERT_EMAIL", "nobody", "ADDRESS"),
         (ReplicaSettings, "REPLICA_ID", "a b", "pattern"),
         (ReplicaSettings, "DRAIN_SECONDS", "soon", "number"),
     ],
@@ -58,6 +61,35 @@ def test_a_bad_value_is_named_with_what_it_may_be(monkeypatch, topic, name, valu
         topic.read()
     assert str(caught.value).startswith(f"{name}={value!r}: ")
     assert remedy in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"),
+    [
+        ("SMTP_SERVER", "ALERT_EMAIL"),
+        ("ALERT_EMAIL", "SMTP_SERVER"),
+        ("SMTP_USERNAME", "SMTP_PASSWORD"),
+        ("SMTP_PASSWORD", "SMTP_USERNAME"),
+    ],
+)
+def test_half_of_a_pair_is_refused_with_what_is_missing_and_no_secret(monkeypatch, there, missing):
+    monkeypatch.setenv(there, "a@example.org")
+    with pytest.raises(SettingsError) as caught:
+        AlertSettings.read()
+    assert str(caught.value) == f"{there} is set and {missing} is not: set both, or neither"
+
+
+def test_a_secret_that_is_not_allowed_is_not_shown(monkeypatch):
+    monkeypatch.setenv("ALERT_WEBHOOK_URL", "hooks.slack.com/services/secret")
+    with pytest.raises(
+        SettingsError, match=r"^ALERT_WEBHOOK_URL=…: must be an address such as https://hooks"
+    ):
+        AlertSettings.read()
+
+
+def test_a_mail_server_without_a_port_gets_the_usual_one():
+    settings = AlertSettings.read(smtp_server="smtp.example.org", alert_email="a@b.org, c@d.org")
+    assert settings.smtp_server == "smtp.example.org:587"
 
 
 def test_settings_can_not_be_changed():

@@ -1,0 +1,91 @@
+"""What waits for the model: in what order it is scored, and how much of it may wait."""
+
+import asyncio
+
+import pytest
+
+from fraudscale.front import Passes
+from fraudscale.metrics import ModelMetrics
+from fraudscale.problems import Overloaded
+
+
+class Recording:
+    """A scorer that remembers its passes; a transaction `broken` fails."""
+
+    def __init__(self):
+        self.scored = []
+
+    def score(self, transactions, started):
+        assert len(transactions) == len(started)
+        self.scored.append(list(transactions))
+        if "broken" in transactions:
+            raise ValueError(transactions)
+        return transactions
+
+
+@pytest.fixture
+def passes():
+    def make(max_in_flight=256):
+        scorer, metrics = Recording(), ModelMetrics()
+        return Passes(scorer, metrics, max_in_flight), scorer, metrics.active.labels()
+
+    return make
+
+
+def test_the_single_transactions_of_a_turn_are_scored_in_one_pass(passes):
+    made, scorer, active = passes()
+
+    async def run():
+        return await asyncio.gather(*(made.submit(i, 0.0) for i in range(5)))
+
+    assert asyncio.run(run()) == [0, 1, 2, 3, 4]
+    assert scorer.scored == [[0, 1, 2, 3, 4]]
+    assert active.value == 0
+
+
+def test_between_two_batches_single_transactions_are_scored(passes):
+    made, scorer, _ = passes()
+
+    async def single():
+        await asyncio.sleep(0)
+        await made.submit("single", 0.0)
+
+    async def run():
+        await asyncio.gather(*(made.score_batch([i], 0.0) for i in range(5)), single())
+
+    asyncio.run(run())
+    assert [batch for batch in scorer.scored if batch != ["single"]] == [[i] for i in range(5)]
+    assert scorer.scored.index(["single"]) < scorer.scored.index([4])
+
+
+def test_waiting_requests_are_bounded_a_batch_counting_as_one(passes):
+    made, _, active = passes(max_in_flight=3)
+
+    async def run():
+        batches = [asyncio.create_task(made.score_batch([1, 2, 3], 0.0)) for _ in range(2)]
+        await asyncio.sleep(0)
+        single = made.submit("third", 0.0)
+        assert active.value == 7
+        with pytest.raises(Overloaded, match="MAX_IN_FLIGHT"):
+            made.submit("fourth", 0.0)
+        with pytest.raises(Overloaded, match="MAX_IN_FLIGHT"):
+            await made.score_batch([1], 0.0)
+        await asyncio.gather(*batches, single)
+
+    asyncio.run(run())
+    assert active.value == 0
+
+
+def test_what_fails_leaves_its_place(passes):
+    made, _, active = passes(max_in_flight=1)
+
+    async def run():
+        for _ in range(3):
+            with pytest.raises(ValueError, match="broken"):
+                await made.score_batch(["broken"], 0.0)
+            with pytest.raises(ValueError, match="broken"):
+                await made.submit("broken", 0.0)
+        return await made.submit("sound", 0.0)
+
+    assert asyncio.run(run()) == "sound"
+    assert active.value == 0
