@@ -1,8 +1,12 @@
-"""Write the files that are generated from the code: the settings and metrics pages, and `.env`; `--check` only compares."""
+"""Write the files that are generated: the settings, metrics and alerts pages, and `.env`; `--check` only compares."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from fraudscale.config import TOPICS, Settings
 from fraudscale.metrics import METRICS
@@ -75,6 +79,54 @@ def metrics_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def alerts_page() -> str:
+    groups = yaml.safe_load((ROOT / "monitoring/alerts/ml-alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    lines = [
+        "# Alerts",
+        "",
+        f"<!-- {NOTE} -->",
+        "",
+        "The rules of `monitoring/alerts/ml-alerts.yaml`, the same in a cluster and on one machine; tests with promtool hold both sides of each edge. `for`: how long the",
+        "expression must hold before it fires; `keeps`: how long it fires on. *Words* in a meaning are labels of the series. How alerts reach",
+        "you: [how to](../how-to/alerts.md).",
+        "",
+        "| alert | severity | for | keeps | meaning | what to do |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [_alert_row(rule) for rule in rules if "alert" in rule]
+    lines += ["", "## Expressions", ""]
+    for rule in rules:
+        lines += [
+            f"`{rule.get('alert') or rule['record']}`",
+            "",
+            "```promql",
+            rule["expr"].rstrip(),
+            "```",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _alert_row(rule: dict[str, Any]) -> str:
+    name, about = rule["alert"], rule["annotations"]
+    cells = [
+        f"`{name}`",
+        rule["labels"]["severity"],
+        rule.get("for", ""),
+        rule.get("keep_firing_for", ""),
+        f"{_words(about['summary'])}. {about['action']}",
+        f"[runbook](../runbooks/{name}.md)",
+    ]
+    return f"| {' | '.join(_one_line(cell) for cell in cells)} |"
+
+
+def _words(template: str) -> str:
+    """The text of an annotation's template with the names of labels for their values, and both branches of a choice."""
+    choice = re.sub(r"{{ if .*? }}(.*?){{ else }}(.*?){{ end }}", r"\1, or: \2", template)
+    return re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", choice)
+
+
 def _text(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -86,6 +138,7 @@ def _one_line(text: str | None) -> str:
 FILES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/metrics.md": metrics_page,
+    "docs/reference/alerts.md": alerts_page,
     ".env": env_file,
 }
 

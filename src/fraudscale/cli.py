@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fraudscale.config import (
+    AlertSettings,
     HttpSettings,
     KafkaSettings,
     LocalSettings,
@@ -33,6 +34,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A fraud-scoring platform. `make up` starts all of it on one machine.",
 )
+
+render = typer.Typer(no_args_is_help=True, help="Print a configuration file, made from the settings.")
+app.add_typer(render, name="render")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -75,14 +79,18 @@ def stream() -> None:
 def up(
     time_scale: Annotated[
         float | None,
-        typer.Option(help="Let the autoscaler's time run so many times as fast; else TIME_SCALE, or 1."),
+        typer.Option(help="Let time run so many times as fast; else TIME_SCALE, or 1."),
     ] = None,
 ) -> None:
     """Run the whole platform on this machine until Ctrl-C; `make up` installs what is missing first."""
     from fraudscale.local.up import up as run
 
-    local = LocalSettings.read(**({} if time_scale is None else {"time_scale": time_scale}))
-    raise typer.Exit(run(local, ModelSettings.read(), KafkaSettings.read()))
+    settings = ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()
+    raise typer.Exit(run(_local(time_scale), *settings))
+
+
+def _local(time_scale: float | None) -> LocalSettings:
+    return LocalSettings.read(**({} if time_scale is None else {"time_scale": time_scale}))
 
 
 @app.command()
@@ -128,7 +136,8 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command(hidden=True)
 def topics() -> None:
     """Create the topics that are missing; `up` runs it once."""
-    from fraudscale.broker import BrokerUnavailable, create_topics
+    from fraudscale.broker.client import BrokerUnavailable
+    from fraudscale.broker.topics import create_topics
 
     settings = KafkaSettings.read()
     try:
@@ -241,7 +250,7 @@ def load(
     """Send transactions at a rate fixed in advance; tell how long they took to be scored."""
     if find_spec("hdrh") is None:
         raise Failed("the load test needs the group `train`: run it in a checkout after `make up`")
-    from fraudscale.broker import BrokerUnavailable
+    from fraudscale.broker.client import BrokerUnavailable
     from fraudscale.load import run
     from fraudscale.load.over_http import Target, Unreachable
     from fraudscale.load.shapes import Shape
@@ -287,7 +296,7 @@ def replay(
 ) -> None:
     """Send dead letters back to the topic that they came from."""
     from fraudscale import replay as dead_letters
-    from fraudscale.broker import BrokerUnavailable, NotDelivered
+    from fraudscale.broker.client import BrokerUnavailable, NotDelivered
 
     settings = KafkaSettings.read()
     result = dead_letters.Result(settings.dead_letter_topic, dry_run)
@@ -352,6 +361,12 @@ def rehearse(
     pod_cpu_m: Annotated[
         float | None, typer.Option(min=1, help="What a pod can use at most; else a core, or its request.")
     ] = None,
+    suggest: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001, help="Search the behaviour with the fewest pod-hours and p95 under so many ms."
+        ),
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Draw to this .svg, .png or .pdf.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -382,14 +397,50 @@ def rehearse(
         cpu_ms_per_request=cpu_ms_per_request,
         pod_cpu_m=pod_cpu_m,
         picture=picture,
+        suggest_ms=suggest,
     )
     try:
-        result = run.run(order, time.time())
+        with _progress() as progress:
+            result = run.run(order, time.time(), progress)
     except (ManifestError, TraceError, run.OrderError) as error:
         raise Failed(str(error), code=2) from error
     except PrometheusUnavailable as error:
         raise Failed(str(error)) from error
     print(result.as_json() if as_json else result.as_text())
+    raise typer.Exit(0 if result.suggestion is None or result.suggestion.holds else 1)
+
+
+@app.command()
+def demo_scaling(
+    time_scale: Annotated[
+        float | None,
+        typer.Option(help="Let the autoscaler's time run so many times as fast; else TIME_SCALE, or 1."),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=1, help="Records a second that drive it up (4,000).")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw to this .png, .svg or .pdf; else run/demo-scaling.png.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start the platform, drive it to the most replicas and back, and compare with the rehearsal of the same CPU."""
+    if find_spec("hdrh") is None:
+        raise Failed("the demonstration needs the group `train`: run it in a checkout after `make up`")
+    from fraudscale.hpa import ManifestError
+    from fraudscale.local import demo_scaling as demo
+    from fraudscale.local.state import AlreadyRuns
+    from fraudscale.rehearsal.run import PICTURES
+
+    if picture is not None:
+        _one_of(f"--picture {picture}: the ending", picture.suffix.lower(), PICTURES)
+    try:
+        code = demo.run(_local(time_scale), rate or demo.RATE, picture, as_json=as_json)
+    except ManifestError as error:
+        raise Failed(str(error), code=2) from error
+    except (demo.DemoFailed, AlreadyRuns, OSError) as error:
+        raise Failed(str(error)) from error
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -405,6 +456,34 @@ def fetch_model(
         print(fetching.fetch_model(ModelSettings.read(), version))
     except (RegistryUnavailable, ModelUnknown, FetchFailed) as error:
         raise Failed(str(error)) from error
+
+
+@render.command()
+def rules(
+    time_scale: Annotated[
+        float | None, typer.Option(help="Divide windows and waiting times by it; else TIME_SCALE, or 1.")
+    ] = None,
+) -> None:
+    """Print the alert rules with links (RUNBOOK_URL, DASHBOARD_URL) and windows, as `up` loads them."""
+    from fraudscale.alerting import rules as alert_rules
+    from fraudscale.local.ports import HOST, Ports
+
+    local = _local(time_scale)
+    own = f"http://{HOST}:{Ports.at(local.fraudscale_port_base).prometheus}"
+    prometheus = local.prometheus_endpoint or own
+    print(alert_rules.render(AlertSettings.read(), prometheus, local.time_scale), end="")
+
+
+@render.command()
+def alertmanager(
+    time_scale: Annotated[
+        float | None, typer.Option(help="Divide waits and repeats by it; else TIME_SCALE, or 1.")
+    ] = None,
+) -> None:
+    """Print Alertmanager's configuration (ALERT_WEBHOOK_URL, SMTP_SERVER, ALERT_EMAIL), secrets included."""
+    from fraudscale.alerting import alertmanager as configuration
+
+    print(configuration.render(AlertSettings.read(), _local(time_scale).time_scale), end="")
 
 
 def _bring_libgomp() -> None:

@@ -165,6 +165,11 @@ def test_sample_traffic_comes_through_both_doors(platform):
         )
 
 
+def refused(answers):
+    """Return what was not scored: its `detail` names who refused it, and why."""
+    return [answer for answer in answers if answer[0] != 200]
+
+
 def test_a_new_model_is_loaded_under_load_without_a_failed_request(platform):
     before = platform.ask("GET", "/model")[1]["version"]
     done = threading.Event()
@@ -189,7 +194,7 @@ def test_a_new_model_is_loaded_under_load_without_a_failed_request(platform):
         for each in loads:
             each.result()
     assert version != before
-    assert {status for status, _ in answers} == {200}
+    assert refused(answers) == []
     assert {a["model_version"] for _, a in answers} >= {before}
 
 
@@ -197,8 +202,8 @@ def test_a_new_model_is_loaded_under_load_without_a_failed_request(platform):
 def test_a_killed_replica_comes_back_and_no_request_fails(platform, door):
     replica = platform.status()["replicas"][1]
     psutil.Process(replica[f"{door}_pid"]).kill()
-    answers = [platform.ask("POST", "/predict", EXAMPLE)[0] for _ in range(200)]
-    assert set(answers) == {200}
+    answers = [platform.ask("POST", "/predict", EXAMPLE) for _ in range(200)]
+    assert refused(answers) == []
 
     def back():
         now = platform.status()
@@ -206,6 +211,29 @@ def test_a_killed_replica_comes_back_and_no_request_fails(platform, door):
 
     platform.wait(back, "the replica is back")
     assert "part_died" in (platform.home / "logs/supervisor.log").read_text()
+
+
+def test_replicas_that_all_stall_for_a_while_refuse_nobody(platform):
+    """As on a machine that is too busy for any of them to answer the balancer's checks in time."""
+    log = platform.home / "logs/haproxy.log"
+    missed = log.read_text().count("reason: Layer7 timeout")
+    replicas = [psutil.Process(replica["serve_pid"]) for replica in platform.status()["replicas"]]
+    with ThreadPoolExecutor(16) as pool:
+        try:
+            for replica in replicas:
+                replica.suspend()
+            platform.wait(
+                lambda: log.read_text().count("reason: Layer7 timeout") >= missed + len(replicas),
+                "the balancer misses them all",
+            )
+            asked = [pool.submit(platform.ask, "POST", "/predict", EXAMPLE) for _ in range(16)]
+            time.sleep(1)
+        finally:
+            for replica in replicas:
+                replica.resume()
+        answers = [each.result() for each in asked]
+    assert refused(answers) == []
+    platform.wait(lambda: platform.status()["ready"], "all is ready again")
 
 
 def test_a_replica_starts_with_the_registry_stopped(platform):

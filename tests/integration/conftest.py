@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient
 
 from fraudscale.config import LocalSettings
 from fraudscale.local import components
-from fraudscale.local.fetch import KafkaTools, kafka_tools
+from fraudscale.local.fetch import AMTOOL, PROMTOOL, KafkaTools, Program, kafka_tools, program
 from fraudscale.local.ports import Ports, claim_block
 
 
@@ -209,3 +209,25 @@ def mlflow_server(tmp_path_factory):
         server.start()
         yield server
         server.stop()
+
+
+def _runner(wanted: Program):
+    path = program(LocalSettings.read(), wanted, print)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([path, *arguments], capture_output=True, text=True, check=False, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def promtool():
+    """`promtool(*arguments) -> (exit code, output)`."""
+    return _runner(PROMTOOL)
+
+
+@pytest.fixture(scope="session")
+def amtool():
+    """`amtool(*arguments) -> (exit code, output)`."""
+    return _runner(AMTOOL)

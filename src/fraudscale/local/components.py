@@ -9,11 +9,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from http import HTTPStatus
+from math import ceil
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from fraudscale.config import KafkaMode, KafkaSettings, LocalSettings, ModelSettings, SettingsError
+from fraudscale.alerting import alertmanager, rules
+from fraudscale.alerting.duration import duration
+from fraudscale.bodies import READ_ON
+from fraudscale.config import (
+    AlertSettings,
+    HttpSettings,
+    KafkaMode,
+    KafkaSettings,
+    LocalSettings,
+    ModelSettings,
+    SettingsError,
+)
+from fraudscale.limits import networks
 from fraudscale.local import manifests, wish
 from fraudscale.local.fetch import KafkaTools, Tools, library_path
 from fraudscale.local.part import Part
@@ -35,6 +48,9 @@ KAFKA_FOLDERS: Final[Mapping[KafkaMode, str]] = {"kraft": "kafka", "zookeeper": 
 """Below `data`: a broker of one mode refuses what one of the other wrote."""
 
 
+SERVICE_LABELS: Final[Mapping[str, str]] = {"namespace": "ml-model", "service": "ml-model"}
+"""Of every series of ours, as in a cluster: the alert rules read them."""
+
 # Phases of stopping: traffic, then replicas behind the living HAProxy, then HAProxy, then the rest side by side, then
 # ZooKeeper, without which a broker doesn't end.
 TRAFFIC_PHASE, REPLICA_PHASE, ENTRY_PHASE, REST_PHASE, ZOOKEEPER_PHASE = range(5)
@@ -47,6 +63,8 @@ class Blueprint:
     local: LocalSettings
     model: ModelSettings
     kafka: KafkaSettings
+    http: HttpSettings
+    alerts: AlertSettings
     tools: Tools
     ports: Ports
 
@@ -116,6 +134,15 @@ class Blueprint:
             "PROMETHEUS_ENDPOINT": self.prometheus,
         }
 
+    @property
+    def trusted_clients(self) -> str:
+        """Whom no rate limit holds for: unless told otherwise this machine's usual address.
+
+        Sample traffic, load tests and the person at the keyboard come from it. Its other addresses, 127.0.0.2 …, are
+        limited like any client.
+        """
+        return self.http.trusted_clients if "trusted_clients" in self.http.model_fields_set else HOST
+
 
 def external(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> dict[str, str]:
     """Components that are used and not started, because their address is set: name → address.
@@ -145,12 +172,12 @@ def parts(b: Blueprint) -> list[Part]:
         _topics(b),
         *([] if "mlflow" in b.external else [_mlflow(b)]),
         _first_model(b),
-        *([] if "prometheus" in b.external else [_prometheus(b)]),
         _alertmanager(b),
         _node_exporter(b),
         *(part for slot in range(1, MIN_REPLICAS + 1) for part in replica(b, slot)),
         _haproxy(b),
         _autoscaler(b),
+        *([] if "prometheus" in b.external else [_prometheus(b)]),
         *([_traffic(b)] if b.local.traffic else []),
     ]
     started = {part.name for part in table}
@@ -176,17 +203,29 @@ def files(b: Blueprint) -> dict[Path, str]:
     """The configuration files, rendered."""
     return {
         **kafka_files(b.local.kafka, b.ports, b.run, b.data),
-        b.run / "haproxy.cfg": haproxy_cfg(b.ports, b.run / "errors", exports=b.tools.haproxy_exports),
-        **{b.run / "errors" / f"{status}.http": error_file(status) for status in BALANCER_ERRORS},
+        b.run / "haproxy.cfg": haproxy_cfg(
+            b.ports,
+            b.run / "errors",
+            b.http,
+            trusted_clients=b.trusted_clients,
+            exports=b.tools.haproxy_exports,
+        ),
+        **{b.run / "errors" / name: content for name, content in error_files(b.http).items()},
         b.run / "prometheus.yml": prometheus_yml(b),
-        b.run / "alertmanager.yml": ALERTMANAGER_YML,
+        b.run / "rules" / "ml-alerts.yaml": rules.render(b.alerts, b.prometheus, b.local.time_scale),
+        b.run / "alertmanager.yml": alertmanager.render(b.alerts, b.local.time_scale),
     }
 
 
 def write(path: Path, content: str) -> None:
-    """Put a file in place in one step: who reads it meanwhile sees the old one or the new one, whole."""
+    """Put a file in place in one step: who reads it meanwhile sees the old one or the new one, whole.
+
+    Only its owner may read it: a webhook's address and a mail server's password are secrets.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
     draft.write_bytes(content.encode())
     draft.replace(path)
 
@@ -199,7 +238,10 @@ def write_targets(b: Blueprint, live: Iterable[int]) -> None:
 def targets_json(ports: Ports, live: Iterable[int]) -> str:
     """The `file_sd` targets of live slots: both processes of each, told apart by labels."""
     groups = [
-        {"targets": [f"{HOST}:{port}"], "labels": {"replica": f"replica-{slot}", "container": container}}
+        {
+            "targets": [f"{HOST}:{port}"],
+            "labels": {**SERVICE_LABELS, "pod": f"replica-{slot}", "container": container},
+        }
         for slot in live
         for container, port in (("serve", ports.serve[slot - 1]), ("stream", ports.stream[slot - 1]))
     ]
@@ -225,7 +267,14 @@ def replica(b: Blueprint, slot: int) -> list[Part]:
             ready=lambda: http_ok(f"http://{HOST}:{serve}/readyz"),
             needs=model,
             address=f"{HOST}:{serve}",
-            env={**env, **_requested(b, "serve"), "HTTP_HOST": HOST, "HTTP_PORT": str(serve)},
+            env={
+                **env,
+                **_requested(b, "serve"),
+                "HTTP_HOST": HOST,
+                "HTTP_PORT": str(serve),
+                "TRUSTED_PROXIES": ",".join(filter(None, (HOST, b.http.trusted_proxies))),
+                "TRUSTED_CLIENTS": b.trusted_clients,
+            },
             stop_phase=REPLICA_PHASE,
             stop_seconds=REPLICA_STOP_SECONDS + DRAIN_SECONDS + 0.5,
         ),
@@ -404,12 +453,16 @@ def _prometheus(b: Blueprint) -> Part:
         "--storage.tsdb.retention.time=7d",
         "--storage.tsdb.retention.size=512MB",
         f"--web.listen-address={address}",
+        f"--web.external-url=http://{address}",  # Alertmanager's pages link to it
         *_web_assets(b.tools.prometheus),
     )
+    slots = range(1, MIN_REPLICAS + 1)
     return Part(
         "prometheus",
         command,
         ready=lambda: http_ok(f"http://{address}/-/ready"),
+        # What is not there yet is no alarm: with time ten times as fast, 12 s without metrics are one.
+        needs=("autoscaler", *(f"replica-{slot}/{half}" for slot in slots for half in ("serve", "stream"))),
         address=f"http://{address}",
         stop_phase=REST_PHASE,
     )
@@ -434,6 +487,7 @@ def _alertmanager(b: Blueprint) -> Part:
         f"--config.file={b.run / 'alertmanager.yml'}",
         f"--storage.path={b.data / 'alertmanager'}",
         f"--web.listen-address={address}",
+        f"--web.external-url=http://{address}",  # messages link to it
         "--cluster.listen-address=",  # no cluster of one: it would listen on all interfaces
         "--log.level=warn",
     )
@@ -629,16 +683,11 @@ log4j.appender.console.layout.ConversionPattern=%d{yyyy-MM-dd'T'HH:mm:ss.SSS'Z'}
 log4j.logger.kafka.server.KafkaServer=INFO
 """
 
-ALERTMANAGER_YML: Final = """\
-route:
-  receiver: nobody
-receivers:
-  - name: nobody
-"""
-
 BALANCER_ERRORS: Final[Mapping[int, str]] = {
     400: "the request is not valid HTTP",
     408: "the head of the request did not arrive within 5 s, or its body within 10 s more",
+    413: "the body is far larger than is taken (MAX_BODY_BYTES)",
+    429: "this client sends more requests a second than it may (RATE_LIMIT_PER_SECOND)",
     500: "an unexpected error of the balancer; its log says which",
     502: "a replica gave an answer that is not valid HTTP",
     503: "no replica is ready to answer",
@@ -646,17 +695,41 @@ BALANCER_ERRORS: Final[Mapping[int, str]] = {
 }
 
 
-def haproxy_cfg(ports: Ports, errors: Path, *, exports: bool) -> str:
+TOO_MANY_CONNECTIONS: Final = "this client has more connections than it may (CONNECTIONS_PER_CLIENT)"
+
+
+def haproxy_cfg(
+    ports: Ports, errors: Path, http: HttpSettings, *, trusted_clients: str, exports: bool
+) -> str:
     """HAProxy in front of all replica slots, each of which comes and goes by its own `/readyz`.
+
+    It holds the limits of rate, connections and bodies for all replicas together; theirs remain behind it.
 
     Args:
         ports: the entry, the slots, and the port of HAProxy's own metrics.
-        errors: the folder of its own answers, `STATUS.http` each.
+        errors: the folder of its own answers (`error_files`).
+        http: the limits.
+        trusted_clients: addresses and networks that the limits don't hold for; empty for none.
         exports: whether this HAProxy has the Prometheus exporter.
     """
-    slots = "\n".join(f"    server replica-{i} {HOST}:{port}" for i, port in enumerate(ports.serve, 1))
+    slots = "\n".join(
+        f"    server replica-{i} {HOST}:{port} check inter 300ms rise 1 fall 1 observe layer4"
+        for i, port in enumerate(ports.serve, 1)
+    )
+    unchecked = "\n".join(
+        f"    server replica-{i}-unchecked {HOST}:{port} backup"
+        for i, port in enumerate(ports.serve[:MIN_REPLICAS], 1)
+    )
     answers = "\n".join(f"    errorfile {status} {errors / f'{status}.http'}" for status in BALANCER_ERRORS)
     exporter = "    http-request use-service prometheus-exporter if { path /metrics }\n" if exports else ""
+    trusted = [str(network) for network in networks(trusted_clients)]
+    # A token bucket gives at most burst + rate * t in any t seconds. The balancer holds that for two lengths of t, so it never
+    # refuses whom the bucket would not; who sends without end gets 5/4 of the rate.
+    burst, brief_ms = (
+        http.rate_limit_burst,
+        max(1, round(1000 * http.rate_limit_burst / http.rate_limit_per_second)),
+    )
+    expire_s = max(10, brief_ms * 8 // 1000)
     return f"""\
 global
     # No `log`: in the foreground it tells of replicas going up and down anyway; they log the requests themselves.
@@ -682,16 +755,42 @@ defaults
 frontend entry
     bind {HOST}:{ports.entry}
     option forwardfor
+    # A few less than the whole process may have: however full it is, its metrics answer.
+    maxconn 4000
+    acl trusted {f"src {' '.join(trusted)}" if trusted else "always_false"}
+    acl probe path /livez /readyz
+    # What is remembered of a client, an IPv6 one being its /64: at most 100,000 of them (12 MB), the oldest forgotten first.
+    stick-table type ipv6 size 100k expire {expire_s}s store conn_cur,gpc0_rate({brief_ms}ms),gpc1_rate({4 * brief_ms}ms)
+    tcp-request connection track-sc0 src,ipmask(32,64) unless trusted
+    # A connection too many is told so, if it asks anything; of as many again nobody listens.
+    tcp-request connection reject if {{ sc0_conn_cur gt {2 * http.connections_per_client} }}
+    tcp-request connection set-var(sess.too_many) bool(true) if {{ sc0_conn_cur gt {http.connections_per_client} }}
+    http-request deny deny_status 429 errorfile {errors / "429-connections.http"} if {{ var(sess.too_many) -m bool }}
+    # Only what is let through is counted, so a client that sends too much still gets its rate. Probes have a count of their own.
+    http-request track-sc1 src,ipmask(32,64) table probes if probe !trusted
+    http-request deny deny_status 429 if !probe {{ sc0_gpc0_rate gt {2 * burst} }} or !probe {{ sc0_gpc1_rate gt {5 * burst} }}
+    http-request deny deny_status 429 if probe {{ sc1_gpc0_rate gt {2 * burst} }}
+    http-request sc-inc-gpc0(0) if !probe
+    http-request sc-inc-gpc1(0) if !probe
+    http-request sc-inc-gpc0(1) if probe
+    # What is somewhat too long a replica refuses: it reads on for a while, so that the client sees the answer and no reset.
+    http-request deny deny_status 413 if {{ req.body_size gt {http.max_body_bytes * READ_ON} }}
     # Only a request that was read whole can be sent again to another replica: up to one buffer, 16 KB.
     http-request wait-for-body time 10s if METH_POST
     default_backend replicas
+
+backend probes
+    stick-table type ipv6 size 100k expire {expire_s}s store gpc0_rate({brief_ms}ms)
 
 backend replicas
     balance roundrobin
     option httpchk GET /readyz
     http-check expect status 200
-    default-server check inter 300ms rise 1 fall 1 observe layer4
 {slots}
+    # On a busy machine all of them may answer their checks too late. Then a request goes to any of those that are always there:
+    # one that only stalls answers it in the end, and one that just died refuses the connection, so that the next is tried.
+    option allbackups
+{unchecked}
 
 frontend metrics
     bind {HOST}:{ports.haproxy_metrics}
@@ -700,19 +799,31 @@ frontend metrics
 """
 
 
-def error_file(status: int) -> str:
+def error_files(http: HttpSettings) -> dict[str, str]:
+    """The balancer's own answers, by file name."""
+    again = ceil(1 / http.rate_limit_per_second)
+    return {
+        **{
+            f"{status}.http": error_file(status, detail, again if status == 429 else 1)
+            for status, detail in BALANCER_ERRORS.items()
+        },
+        "429-connections.http": error_file(429, TOO_MANY_CONNECTIONS),
+    }
+
+
+def error_file(status: int, detail: str, retry_after: int = 1) -> str:
     """A whole HTTP answer, problem JSON like the replicas' own.
 
     A file and not an `http-error` line, because newer versions use files for requests that can't be parsed too; 2.6 answers
     those, and a head that never ends, with a page of its own.
     """
-    body = Problem(status, BALANCER_ERRORS[status]).body.decode()
+    body = Problem(status, detail).body.decode()
     head = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
         "content-type: application/problem+json",
         f"content-length: {len(body)}",
         "cache-control: no-cache",
-        *(["retry-after: 1"] if status in {503, 504} else []),
+        *([f"retry-after: {retry_after}"] if status in {429, 503, 504} else []),
         "connection: close",
     ]
     return "\r\n".join([*head, "", body])
@@ -720,7 +831,9 @@ def error_file(status: int) -> str:
 
 def prometheus_yml(b: Blueprint) -> str:
     """Prometheus of one machine: our replicas every 5 s, everything else every 15 s; less where time runs faster."""
-    often, seldom = (_duration(seconds / b.local.time_scale) for seconds in (5, 15))
+    often, seldom = (duration(seconds / b.local.time_scale) for seconds in (5, 15))
+    # Its kube_* series have a namespace of their own, which is the HPA's; the queue's gets the one of the target.
+    autoscaler = _job("autoscaler", b.ports.autoscaler, labels=SERVICE_LABELS)
     haproxy = _job("haproxy", b.ports.haproxy_metrics) if b.tools.haproxy_exports else ""
     return f"""\
 global:
@@ -738,16 +851,14 @@ scrape_configs:
     file_sd_configs:
       - files: [{b.targets}]
         refresh_interval: 5s
-{_job("autoscaler", b.ports.autoscaler)}{_job("node", b.ports.node_exporter)}{haproxy}{_job("prometheus", b.ports.prometheus)}{_job("alertmanager", b.ports.alertmanager)}"""
+{autoscaler}{_job("node", b.ports.node_exporter)}{haproxy}{_job("prometheus", b.ports.prometheus)}{_job("alertmanager", b.ports.alertmanager)}"""
 
 
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f}s" if seconds == int(seconds) else f"{1000 * seconds:.0f}ms"
-
-
-def _job(name: str, port: int) -> str:
+def _job(name: str, port: int, labels: Mapping[str, str] | None = None) -> str:
+    """A job of one target; its own series win over labels that it is given."""
+    given = f"        labels: {json.dumps(labels)}\n    honor_labels: true\n" if labels else ""
     return f"""\
   - job_name: {name}
     static_configs:
       - targets: ["{HOST}:{port}"]
-"""
+{given}"""

@@ -14,7 +14,8 @@ import msgspec
 from rich.console import Console
 
 from fraudscale import codec
-from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.alerting import alertmanager, rules
+from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.hpa import ManifestError
 from fraudscale.local import components, fetch, machine, manifests, state, wish
 from fraudscale.local.components import Blueprint
@@ -37,7 +38,13 @@ class CannotStart(Exception):
     """Something is missing on this machine; the message says what, and how to get it."""
 
 
-def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> int:
+def up(
+    local: LocalSettings,
+    model: ModelSettings,
+    kafka: KafkaSettings,
+    http: HttpSettings,
+    alerts: AlertSettings,
+) -> int:
     """Start the platform, tell when it is ready, keep it running until a signal, stop it.
 
     SIGINT (Ctrl-C), SIGTERM and SIGHUP stop it in order; a second one kills at once.
@@ -51,7 +58,7 @@ def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> int:
     try:
         with state.Lock(local.fraudscale_home):
             clean(local.fraudscale_home, terminal.say)
-            blueprint = _prepare(local, model, kafka, terminal)
+            blueprint = _prepare(local, model, kafka, http, alerts, terminal)
             return Platform(blueprint, terminal, began).run()
     except (state.AlreadyRuns, PortsTaken, fetch.MissingComponent, CannotStart, ManifestError) as error:
         Terminal(Console(stderr=True, highlight=False, soft_wrap=True)).say(f"fraudscale: {error}")
@@ -59,14 +66,20 @@ def up(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> int:
 
 
 def _prepare(
-    local: LocalSettings, model: ModelSettings, kafka: KafkaSettings, terminal: Terminal
+    local: LocalSettings,
+    model: ModelSettings,
+    kafka: KafkaSettings,
+    http: HttpSettings,
+    alerts: AlertSettings,
+    terminal: Terminal,
 ) -> Blueprint:
     if find_spec("lightgbm") is None:
         raise CannotStart("the training libraries are not installed here; run `make up` in a checkout")
     components.external(local, model, kafka)  # contradictions are told before anything is downloaded
     manifests.read(local)
+    rules.read(alerts)
     tools = fetch.fetch_all(local, terminal.say)
-    blueprint = Blueprint(local, model, kafka, tools, Ports.at(local.fraudscale_port_base))
+    blueprint = Blueprint(local, model, kafka, http, alerts, tools, Ports.at(local.fraudscale_port_base))
     ensure_free(components.ports_needed(blueprint))
     components.prepare(blueprint)
     return blueprint
@@ -329,11 +342,12 @@ def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, sec
         ),
         *(
             [
-                f"  the autoscaler's time runs {blueprint.local.time_scale:g} times as fast: its windows, periods and sync, and the scrape intervals, are that much shorter"
+                f"  time runs {blueprint.local.time_scale:g} times as fast: windows, periods and sync of the autoscaler, those of alerts, and scrape intervals are that much shorter"
             ]
             if blueprint.local.time_scale != 1
             else []
         ),
+        f"  {alertmanager.told(blueprint.alerts)}",
         f"  logs of every part: {_shortest(blueprint.home / 'logs')}; state: make status; stop: Ctrl-C",
         "",
     ]

@@ -8,8 +8,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
-from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings, SettingsError
+from fraudscale import limits
+from fraudscale.config import (
+    AlertSettings,
+    HttpSettings,
+    KafkaSettings,
+    LocalSettings,
+    ModelSettings,
+    SettingsError,
+)
 from fraudscale.local import components, wish
 from fraudscale.local.components import Blueprint
 from fraudscale.local.fetch import KafkaTools, Tools
@@ -31,12 +42,18 @@ TOOLS = Tools(
 
 @pytest.fixture
 def blueprint(tmp_path):
-    def build(*, traffic=True, prometheus=None, model=None, kafka=None, mode="kraft"):
+    def build(*, traffic=True, prometheus=None, model=None, kafka=None, http=None, mode="kraft"):
         local = LocalSettings(
             fraudscale_home=tmp_path, traffic=traffic, prometheus_endpoint=prometheus, kafka=mode
         )
         return Blueprint(
-            local, ModelSettings(**model or {}), KafkaSettings(**kafka or {}), TOOLS, Ports.at(21_000)
+            local,
+            ModelSettings(**model or {}),
+            KafkaSettings(**kafka or {}),
+            HttpSettings(**http or {}),
+            AlertSettings(),
+            TOOLS,
+            Ports.at(21_000),
         )
 
     return build
@@ -233,26 +250,107 @@ def test_mlflow_runs_no_code_of_models_and_no_jobs(blueprint):
     assert env["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] == "false"
 
 
+def haproxy_cfg(*, trusted="127.0.0.1", exports=True, **settings):
+    http = HttpSettings(_env_file=None, **settings)
+    return components.haproxy_cfg(
+        Ports.at(21_000), Path("/e"), http, trusted_clients=trusted, exports=exports
+    )
+
+
 def test_haproxy_has_a_slot_for_every_replica_that_may_come(blueprint):
-    cfg = components.haproxy_cfg(Ports.at(21_000), Path("/e"), exports=True)
-    slots = [line.split() for line in cfg.splitlines() if line.startswith("    server ")]
-    assert slots == [["server", f"replica-{i}", f"127.0.0.1:{21_010 + i}"] for i in range(1, 7)]
+    cfg = haproxy_cfg()
+    servers = [line.split()[1:4] for line in cfg.splitlines() if line.startswith("    server ")]
+    slots = [(f"replica-{i}", f"127.0.0.1:{21_010 + i}") for i in range(1, 7)]
+    assert servers == [
+        *([name, address, "check"] for name, address in slots),
+        *([f"{name}-unchecked", address, "backup"] for name, address in slots[:4]),
+    ]
+
+
+class SlidingCounter:
+    """HAProxy's rate over a period: this one's count, and of the one before it the part that is still in the window."""
+
+    def __init__(self, seconds):
+        self._seconds, self._period, self._now, self._before = seconds, 0, 0, 0
+
+    def rate(self, at):
+        period, within = divmod(at, self._seconds)
+        if period != self._period:
+            self._before = self._now if period == self._period + 1 else 0
+            self._now, self._period = 0, period
+        return self._now + self._before * (1 - within / self._seconds)
+
+    def add(self):
+        self._now += 1
+
+
+@given(
+    start=st.floats(0, 100),
+    gaps=st.lists(st.sampled_from([0.0, 0.01, 0.019, 0.1, 0.7, 2.0, 9.0]), min_size=1, max_size=60),
+)
+@example(start=0.0, gaps=[0.1] * 70)
+def test_the_balancer_refuses_nobody_whom_a_bucket_lets_through(start, gaps):
+    cfg = haproxy_cfg(rate_limit_per_second=10, rate_limit_burst=8)
+    windows = [int(ms) / 1000 for ms in re.findall(r"gpc[01]_rate\((\d+)ms\)", cfg)[:2]]
+    most = [int(n) for n in re.findall(r"!probe \{ sc0_gpc[01]_rate gt (\d+) \}", cfg)]
+    assert (len(windows), len(most)) == (2, 2)
+    counters = [SlidingCounter(seconds) for seconds in windows]
+    bucket, now = limits.Buckets(10, 8, 1), start
+    for gap in gaps:
+        now += gap
+        while bucket.take("a", now) == 0:  # as fast as the bucket allows
+            for counter, allowed in zip(counters, most, strict=True):
+                assert counter.rate(now) <= allowed
+                counter.add()
 
 
 def test_an_haproxy_without_the_exporter_gets_a_configuration_without_it():
-    cfg = components.haproxy_cfg(Ports(), Path("/e"), exports=False)
+    cfg = haproxy_cfg(exports=False)
     assert "prometheus-exporter" not in cfg
 
 
-@pytest.mark.parametrize("status", components.BALANCER_ERRORS)
-def test_the_balancers_own_errors_have_the_shape_of_ours(status):
-    head, _, body = components.error_file(status).partition("\r\n\r\n")
+ERROR_FILES = components.error_files(HttpSettings(_env_file=None))
+
+
+@pytest.mark.parametrize("name", ERROR_FILES)
+def test_the_balancers_own_errors_have_the_shape_of_ours(name):
+    head, _, body = ERROR_FILES[name].partition("\r\n\r\n")
+    status = int(name[:3])
     problem = msgspec.json.decode(body, type=ProblemBody)
     assert problem.status == status
     assert head.startswith(f"HTTP/1.1 {status} ")
     assert "content-type: application/problem+json" in head
     assert f"content-length: {len(body)}" in head
-    assert ("retry-after" in head) == (status in {503, 504})
+    assert ("retry-after" in head) == (status in {429, 503, 504})
+
+
+def test_every_file_that_haproxy_is_told_of_is_written(blueprint):
+    written = components.files(blueprint())
+    (cfg,) = [content for path, content in written.items() if path.name == "haproxy.cfg"]
+    named = {Path(word) for word in cfg.split() if word.endswith(".http")}
+    assert named == {path for path in written if path.suffix == ".http"}
+
+
+def test_a_slow_rate_is_told_by_the_balancer_too():
+    files = components.error_files(HttpSettings(_env_file=None, rate_limit_per_second=0.1))
+    assert "retry-after: 10\r\n" in files["429.http"]
+
+
+def test_nobody_is_trusted_where_nobody_is_named():
+    assert "acl trusted always_false" in haproxy_cfg(trusted="")
+
+
+def test_a_replica_is_told_whom_to_trust(blueprint):
+    def trust(**http):
+        env = components.replica(blueprint(http=http), 1)[0].env
+        return env["TRUSTED_PROXIES"], env["TRUSTED_CLIENTS"]
+
+    assert trust() == ("127.0.0.1", "127.0.0.1")
+    assert trust(trusted_clients="") == ("127.0.0.1", "")
+    assert trust(trusted_proxies="10.0.0.0/8", trusted_clients="10.1.0.0/16") == (
+        "127.0.0.1,10.0.0.0/8",
+        "10.1.0.0/16",
+    )
 
 
 def test_prometheus_finds_both_processes_of_live_slots_only():
@@ -263,7 +361,17 @@ def test_prometheus_finds_both_processes_of_live_slots_only():
         ["127.0.0.1:8105"],
         ["127.0.0.1:8205"],
     ]
-    assert groups[3]["labels"] == {"replica": "replica-5", "container": "stream"}
+    assert groups[3]["labels"] == {
+        "namespace": "ml-model",
+        "service": "ml-model",
+        "pod": "replica-5",
+        "container": "stream",
+    }
+
+
+def test_prometheus_watches_once_all_is_there_so_that_a_start_is_no_alarm(blueprint):
+    parts = named(blueprint())
+    assert {"autoscaler", *(name for name in parts if "/" in name)} == set(parts["prometheus"].needs)
 
 
 def test_prometheus_asks_the_model_every_5_s_and_the_rest_every_15_s(blueprint):
@@ -278,6 +386,26 @@ def test_scrapes_are_as_much_more_frequent_as_the_autoscalers_time_is_faster(blu
     yml = components.prometheus_yml(replace(b, local=b.local.model_copy(update={"time_scale": 10})))
     assert "- job_name: ml-model\n    scrape_interval: 500ms" in yml
     assert "  scrape_interval: 1500ms\n  evaluation_interval: 1500ms" in yml
+
+
+def test_the_queue_gets_the_namespace_from_the_autoscalers_target_and_its_hpa_series_keep_theirs(blueprint):
+    jobs = {
+        job["job_name"]: job
+        for job in yaml.safe_load(components.prometheus_yml(blueprint()))["scrape_configs"]
+    }
+    (target,) = jobs["autoscaler"]["static_configs"]
+    assert target["labels"]["namespace"] == "ml-model"
+    assert jobs["autoscaler"]["honor_labels"]
+    assert "honor_labels" not in jobs["node"]
+
+
+def test_the_rules_of_the_cluster_are_loaded_with_links_of_this_machine(blueprint):
+    b = blueprint()
+    (loaded,) = yaml.safe_load(components.prometheus_yml(b))["rule_files"]
+    (path,) = [path for path in components.files(b) if path.match(loaded)]
+    text = components.files(b)[path]
+    assert not {"fraudscale.example", "grafana.example"} & set(re.findall(r"\w+\.example", text))
+    assert f"dashboard_url: http://127.0.0.1:{b.ports.prometheus}/alerts" in text
 
 
 def test_the_autoscaler_is_told_its_time_scale_and_manifests_and_stops_before_the_replicas(blueprint):
@@ -330,6 +458,14 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert path.read_text() == "two"
     assert path.stat().st_ino != before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_written_only_its_owner_may_read_whatever_was_there_before(tmp_path):
+    for draft in (tmp_path / "x.yml", tmp_path / "x.yml.new"):
+        draft.write_text("before")
+        draft.chmod(0o644)
+    components.write(tmp_path / "x.yml", "secret")
+    assert (tmp_path / "x.yml").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("mode", ["kraft", "zookeeper"])

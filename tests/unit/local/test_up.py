@@ -14,7 +14,14 @@ import pytest
 from test_supervise import World
 
 from fraudscale import codec
-from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.config import (
+    AlertSettings,
+    HttpSettings,
+    KafkaSettings,
+    LocalSettings,
+    ModelSettings,
+    SettingsError,
+)
 from fraudscale.local import components, fetch, machine, state, up, wish
 from fraudscale.local.components import Blueprint
 from fraudscale.local.console_log import Terminal
@@ -33,7 +40,15 @@ def local(tmp_path):
 @pytest.fixture
 def blueprint(local):
     ports = Ports.at(local.fraudscale_port_base)
-    return Blueprint(local, ModelSettings.read(), KafkaSettings.read(), SimpleNamespace(), ports)
+    return Blueprint(
+        local,
+        ModelSettings.read(),
+        KafkaSettings.read(),
+        HttpSettings.read(),
+        AlertSettings.read(),
+        SimpleNamespace(),
+        ports,
+    )
 
 
 def tiny(script, name, **fields):
@@ -122,17 +137,28 @@ def test_an_error_of_ours_leaves_no_process(run, blueprint, monkeypatch):
 
 def test_a_second_up_says_that_one_runs(local, capsys):
     with state.Lock(local.fraudscale_home):
-        assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
+        assert (
+            up.up(
+                local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()
+            )
+            == 1
+        )
     assert "a platform runs in" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(fetch, "fetch_all", lambda *_: SimpleNamespace())
     with claim_block() as base, socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a platform may just have left it
         taken.bind(("127.0.0.1", Ports.at(base).entry))
         taken.listen()
         local = LocalSettings.read(fraudscale_home=tmp_path, fraudscale_port_base=base)
-        assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
+        assert (
+            up.up(
+                local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()
+            )
+            == 1
+        )
     assert f"port {base} (entry) is held by" in capsys.readouterr().err
 
 
@@ -149,7 +175,10 @@ def test_what_cannot_be_had_is_said_and_the_lock_is_free_again(local, monkeypatc
         raise fetch.MissingComponent("haproxy", "brew install haproxy")
 
     monkeypatch.setattr(fetch, "fetch_all", missing)
-    assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
+    assert (
+        up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read())
+        == 1
+    )
     assert "brew install haproxy" in capsys.readouterr().err
     with state.Lock(local.fraudscale_home):
         pass
@@ -157,7 +186,10 @@ def test_what_cannot_be_had_is_said_and_the_lock_is_free_again(local, monkeypatc
 
 def test_without_the_training_libraries_the_way_is_shown(local, monkeypatch, capsys):
     monkeypatch.setattr(up, "find_spec", lambda _: None)
-    assert up.up(local, ModelSettings.read(), KafkaSettings.read()) == 1
+    assert (
+        up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read())
+        == 1
+    )
     assert "make up" in capsys.readouterr().err
 
 
@@ -265,7 +297,9 @@ def test_a_platform_follows_the_wish_refuses_a_bad_one_and_keeps_the_last(run, b
 
 def test_a_manifest_that_cannot_be_used_is_one_line_before_anything_starts(local, capsys):
     bad = local.model_copy(update={"hpa_manifest": Path("none.yaml")})
-    assert up.up(bad, ModelSettings.read(), KafkaSettings.read()) == 1
+    assert (
+        up.up(bad, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()) == 1
+    )
     assert capsys.readouterr().err == "fraudscale: none.yaml: can't be read: No such file or directory\n"
 
 
@@ -275,6 +309,31 @@ def test_the_banner_tells_of_another_time_scale(blueprint, scale, told):
     slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
     text = "\n".join(up.banner(replace(blueprint, local=local), slots, state.ModelInUse(), 1))
     assert ("runs 10 times as fast" in text) == told
+
+
+@pytest.mark.parametrize(
+    ("alerts", "told"),
+    [
+        ({}, "alerts are told to nobody: set ALERT_WEBHOOK_URL, or SMTP_SERVER and ALERT_EMAIL"),
+        ({"alert_webhook_url": "https://hooks/secret"}, "alerts go to Slack\n"),
+        (
+            {"alert_webhook_url": "https://hooks/secret", "smtp_server": "s", "alert_email": "a@b.c"},
+            "alerts go to Slack and e-mail to a@b.c\n",
+        ),
+    ],
+)
+def test_the_banner_says_who_is_told_of_alerts_and_no_secret(blueprint, alerts, told):
+    slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
+    blueprint = replace(blueprint, alerts=AlertSettings(**alerts))
+    text = "\n".join(up.banner(blueprint, slots, state.ModelInUse(), 1))
+    assert told in text
+    assert "secret" not in text
+
+
+def test_rules_that_cannot_be_read_are_told_before_anything_starts(local):
+    alerts = AlertSettings(alert_rules=Path("none.yaml"))
+    with pytest.raises(SettingsError, match=r"ALERT_RULES='none\.yaml'"):
+        up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), alerts)
 
 
 def test_an_event_that_cannot_be_written_is_no_error(tmp_path):

@@ -1,0 +1,67 @@
+"""The alert rules as one place needs them: its addresses in the links, and its time scale in the windows."""
+
+import re
+from pathlib import Path
+from typing import Final
+
+from fraudscale.alerting.duration import faster
+from fraudscale.config import AlertSettings, SettingsError
+
+RUNBOOKS: Final = "https://fraudscale.example/docs/runbooks"
+DASHBOARD: Final = "https://grafana.example/d/ml-model"
+"""What stands in the file for your addresses."""
+
+_RANGE: Final = re.compile(r"(?<=\[)[0-9a-z]+(?=\])")
+_FOR: Final = re.compile(r"^( +(?:for|keep_firing_for): )(\w+)$", re.MULTILINE)
+_AGE: Final = re.compile(r"(_age_seconds\) > )(\d+)")
+"""A limit that is a time of waiting. Those of response times are edges of a histogram, and stay."""
+_DESCRIPTION: Final = re.compile(r"^( +description: )('?)(.+?)(\2)$", re.MULTILINE)
+
+
+def read(settings: AlertSettings) -> str:
+    """Read the rule file.
+
+    Raises:
+        SettingsError: it can't be read.
+    """
+    try:
+        return settings.alert_rules.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(
+            f"ALERT_RULES={str(settings.alert_rules)!r}: {error.strerror or error}"
+        ) from error
+
+
+def render(settings: AlertSettings, prometheus: str, time_scale: float) -> str:
+    """Render the rules that the settings name; unset links lead to this checkout and to the pages of that Prometheus.
+
+    Raises:
+        SettingsError: the file can't be read.
+    """
+    return rendered(
+        read(settings),
+        runbooks=settings.runbook_url or Path("docs/runbooks").resolve().as_uri(),
+        dashboard=settings.dashboard_url or f"{prometheus}/alerts",
+        time_scale=time_scale,
+    )
+
+
+def rendered(text: str, *, runbooks: str, dashboard: str, time_scale: float) -> str:
+    """Put links and windows of one place into a rule file.
+
+    With another time scale than 1, ranges, `for`, `keep_firing_for` and the limit of a waiting time are divided by it, and
+    each description says so. Counts and shares stay: so many events are as many at any pace.
+
+    Args:
+        text: the file.
+        runbooks: address of the folder with a page an alert.
+        dashboard: address of the dashboard.
+        time_scale: how many times as fast time runs.
+    """
+    text = text.replace(RUNBOOKS, runbooks).replace(DASHBOARD, dashboard)
+    if time_scale == 1:
+        return text
+    text = _RANGE.sub(lambda m: faster(m[0], time_scale), text)
+    text = _FOR.sub(lambda m: m[1] + faster(m[2], time_scale), text)
+    text = _AGE.sub(lambda m: f"{m[1]}{int(m[2]) / time_scale:g}", text)
+    return _DESCRIPTION.sub(rf"\1\2\3 Time runs {time_scale:g} times as fast here.\4", text)
