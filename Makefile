@@ -1,7 +1,7 @@
 # The verbs of this repository. `make help` lists them; each does all the set-up that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status doctor test test-full chaos check bench gen picture sync sync-run
+.PHONY: help up down status doctor demo-scaling test test-full chaos check bench gen picture sync sync-run
 
 # uv trusts a list of authorities of its own unless told; the system's list knows a company's too.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
@@ -13,7 +13,7 @@ uv = $(eval uv := $$(shell scripts/bootstrap.sh))$(if $(uv),$(uv),$(error uv cou
 run := .venv/bin/
 
 help: ## List the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: sync-run ## Start the whole platform on this machine; Ctrl-C stops it (TRAFFIC=0: without sample transactions; KAFKA=zookeeper: on Kafka 3.9)
 	@$(run)fraudscale up
@@ -26,6 +26,9 @@ status: sync-run ## Tell what runs
 
 doctor: sync-run ## Examine this machine: versions, tools, ports, memory, disk
 	@$(run)fraudscale doctor
+
+demo-scaling: sync-run ## Load the platform until it goes 4 → 5 → 6 → 5 → 4, and compare with the rehearsal (TIME_SCALE=10: in three minutes)
+	@$(run)fraudscale demo-scaling
 
 test: sync ## Run the unit, integration and e2e tests that are not slow (under 15 minutes)
 	$(run)pytest tests/unit tests/integration tests/e2e -m "not slow"

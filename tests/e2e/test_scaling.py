@@ -3,6 +3,7 @@
 import json
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import psutil
 import pytest
@@ -38,7 +39,7 @@ def value(platform, metric):
 
 def scraped(platform):
     targets = platform.query('up{job="ml-model"}')
-    return sorted({t["metric"]["replica"] for t in targets if t["value"][1] == "1"})
+    return sorted({t["metric"]["pod"] for t in targets if t["value"][1] == "1"})
 
 
 @pytest.fixture
@@ -78,13 +79,13 @@ def test_a_wish_is_followed_up_and_down_without_a_failed_request_or_a_lost_recor
         platform.wait(lambda: there_are(platform, 4), "four are left", 120)
         platform.wait(lambda: len(scraped(platform)) == 4, "Prometheus asks four")
 
+    over = Event()
     with ThreadPoolExecutor(1) as pool:
-        http = pool.submit(
-            load_until, platform, lambda: platform.wait(finished.done, "the other", 400), "http"
-        )
-        with ThreadPoolExecutor(1) as other:
-            finished = other.submit(load_until, platform, up_and_down, "kafka")
-            kafka = finished.result()
+        http = pool.submit(load_until, platform, lambda: platform.wait(over.is_set, "the other", 400), "http")
+        try:
+            kafka = load_until(platform, up_and_down, "kafka")
+        finally:
+            over.set()
         http = http.result()
     assert (http["errors"], http["ok"]) == ({}, http["sent"])
     assert (kafka["errors"], kafka["missing"], kafka["duplicates"]) == ({}, 0, 0)
