@@ -4,7 +4,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ import structlog
 
 from fraudscale.config import LogSettings
 from fraudscale.records import Prediction
+from fraudscale.tracing import NO_TRACES, Trace
 
 Logger = structlog.typing.FilteringBoundLogger
 _encoder = msgspec.json.Encoder(enc_hook=repr)
@@ -94,14 +95,21 @@ class PredictionLog:
         self._json = is_json(settings)
         self._random = random.Random()
 
-    def write(self, predictions: Sequence[Prediction], now: datetime) -> None:
+    def write(
+        self, predictions: Sequence[Prediction], now: datetime, traces: Mapping[int, Trace] = NO_TRACES
+    ) -> None:
+        """Write the lines of one pass, whose instant is `now`; `traces` are by the place of their predictions."""
         if self._share < 1:
             if self._share == 0:
                 return
-            predictions = [p for p in predictions if self._random.random() < self._share]
+            chosen = [i for i in range(len(predictions)) if self._random.random() < self._share]
+            predictions = [predictions[i] for i in chosen]
+            traces = (
+                {new: traces[old] for new, old in enumerate(chosen) if old in traces} if traces else traces
+            )
         if not self._json:
             logger = structlog.get_logger(process=self._process)
-            for p in predictions:
+            for i, p in enumerate(predictions):
                 logger.info(
                     "prediction_made",
                     transaction_id=p.transaction_id,
@@ -109,6 +117,7 @@ class PredictionLog:
                     processing_time_ms=round(p.processing_time_ms, 3),
                     model_version=p.model_version,
                     replica_id=p.replica_id,
+                    **(traces[i].ids() if i in traces else {}),
                 )
             return
         timestamp = now.isoformat().replace("+00:00", "Z")
@@ -130,6 +139,10 @@ class PredictionLog:
             )
             for p in predictions
         ]
+        for i, trace in traces.items():
+            # Put in front of the closing brace: a pass without traces pays nothing, and hexadecimal digits need no escapes.
+            ids = f',"trace_id":"{trace.here.trace_id}","span_id":"{trace.here.span_id}"}}'
+            lines[i] = lines[i][:-1] + ids.encode()
         lines.append(b"")
         sys.stdout.buffer.write(b"\n".join(lines))
         sys.stdout.buffer.flush()

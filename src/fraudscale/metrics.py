@@ -24,6 +24,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as ClientMetric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -194,6 +195,13 @@ HPA_SEEN = Metric(
     (*_HPA, "metric_name", "metric_target_type"),
 )
 
+TRACE_SPANS = Metric(
+    "trace_spans_total",
+    "counter",
+    "Spans by what became of them: exported, failed (the collector did not take them), dropped (no room to wait in).",
+    ("result",),
+)
+
 MANY: Final = 100
 """So many observations at once are counted by numpy, whose call costs more than it saves for fewer."""
 
@@ -223,12 +231,13 @@ class Gauge(Counter):
 class Histogram:
     """Counts between edges, and the sum. `le` of each bucket includes its edge."""
 
-    __slots__ = ("counts", "edges", "sum")
+    __slots__ = ("counts", "edges", "exemplars", "sum")
 
     def __init__(self, metric: Metric) -> None:
         self.edges = metric.edges
         self.counts = [0] * (len(metric.edges) + 1)
         self.sum = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float, times: int = 1) -> None:
         self.counts[bisect_left(self.edges, value)] += times
@@ -245,9 +254,15 @@ class Histogram:
             self.counts[bucket] += count
         self.sum += sum(values)
 
+    def exemplify(self, value: float, labels: dict[str, str]) -> None:
+        """Keep the labels of something observed as the latest example of its bucket; OpenMetrics shows it."""
+        self.exemplars[bisect_left(self.edges, value)] = Exemplar(labels, value, time.time())
+
     def add_to(self, family: Any, labels: tuple[str, ...]) -> None:
         bounds = [*map(floatToGoString, self.edges), "+Inf"]
-        family.add_metric(labels, list(zip(bounds, accumulate(self.counts), strict=True)), self.sum)
+        examples = map(self.exemplars.get, range(len(bounds)))
+        buckets = list(zip(bounds, accumulate(self.counts), examples, strict=True))
+        family.add_metric(labels, buckets, self.sum)
 
 
 V = TypeVar("V", Counter, Gauge, Histogram)
@@ -353,6 +368,13 @@ class KafkaMetrics(QueueMetrics):
         self.produced = Family(MESSAGES_PRODUCED, Counter, *[(topic,) for topic in produced])
         self.transactions = Family(TRANSACTIONS, Counter, ("committed",), ("aborted",))
         self.rebalances = Family(REBALANCES, Counter, ("assigned",), ("revoked",), ("lost",))
+
+
+class TraceMetrics(Families):
+    """What became of spans; `dropped` is counted by the thread that makes them, the others by the one that sends."""
+
+    def __init__(self) -> None:
+        self.spans = Family(TRACE_SPANS, Counter, ("exported",), ("failed",), ("dropped",))
 
 
 class HpaMetrics(Families):

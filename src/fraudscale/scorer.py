@@ -1,6 +1,6 @@
 """The one scorer behind both doors: transactions in, predictions out, all of it timed, counted and logged."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
@@ -9,6 +9,7 @@ from fraudscale.logs import PredictionLog
 from fraudscale.metrics import ModelMetrics
 from fraudscale.model import Model
 from fraudscale.records import Prediction, Transaction
+from fraudscale.tracing import NO_TRACES, Trace
 
 
 class NoModel(Exception):
@@ -35,6 +36,8 @@ class Scorer:
 
     def __init__(self, metrics: ModelMetrics, log: PredictionLog, replica_id: str) -> None:
         self.lineup: Lineup | None = None
+        self.last_pass = (0.0, 0.0)
+        """When the model began and ended its last pass, by `perf_counter()`."""
         self._metrics = metrics
         self._log = log
         self._replica_id = replica_id
@@ -51,13 +54,19 @@ class Scorer:
         self._metrics.info.retain([(model.version, model.alias)])
 
     def score(
-        self, transactions: Sequence[Transaction], started: Sequence[float], *, final: bool = True
+        self,
+        transactions: Sequence[Transaction],
+        started: Sequence[float],
+        traces: Mapping[int, Trace] = NO_TRACES,
+        *,
+        final: bool = True,
     ) -> list[Prediction]:
         """Score transactions in one pass of the model.
 
         Args:
             transactions: at least one.
             started: for each, the `perf_counter()` of its call's start; `processing_time_ms` counts from there.
+            traces: of those transactions that have one, by their place.
             final: whether what fails now gets no score, and is counted as that; else it is tried again.
 
         Raises:
@@ -77,6 +86,7 @@ class Scorer:
             metrics.failed.labels().value += len(transactions) if final else 0
             raise PredictionFailed(f"model {model.version} failed: {error}") from error
         end = perf_counter()
+        self.last_pass = (begin, end)
         now = datetime.now(UTC)
         time = now.isoformat().replace("+00:00", "Z")
         version, threshold, replica = model.version, model.threshold, self._replica_id
@@ -97,5 +107,9 @@ class Scorer:
             metrics.predictions.labels(version, "legitimate").value += len(predictions) - frauds
         if unknown := sum(not model.featurizer.knows(t.merchant_category) for t in transactions):
             metrics.unknown_categories.labels().value += unknown
-        self._log.write(predictions, now)
+        for trace in traces.values():
+            if trace.sampled:
+                self._duration.exemplify(end - begin, trace.ids())
+                break  # all of a pass took equally long
+        self._log.write(predictions, now, traces)
         return predictions

@@ -1,5 +1,6 @@
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from fraudscale import metrics
@@ -65,6 +66,28 @@ def test_many_observations_at_once_count_as_each_alone(copies):
     together.observe_all(values)
     assert together.counts == alone.counts == [copies, 2 * copies, copies]
     assert together.sum == pytest.approx(alone.sum)
+
+
+def test_a_bucket_shows_its_latest_example_in_openmetrics_only():
+    counts = ModelMetrics()
+    seconds = counts.duration.labels()
+    for value, trace_id in [(0.0015, "a" * 32), (0.0016, "b" * 32), (99.0, "c" * 32)]:
+        seconds.observe(value)
+        seconds.exemplify(value, {"trace_id": trace_id, "span_id": "1" * 16})
+    registry = collected(counts)
+    body, _ = metrics.exposition(registry, "application/openmetrics-text; version=1.0.0")
+    samples = {
+        s.labels["le"]: s
+        for family in openmetrics.text_string_to_metric_families(body.decode())
+        for s in family.samples
+        if s.name == "ml_model_prediction_duration_bucket"
+    }
+    assert samples["0.002"].exemplar.labels == {"trace_id": "b" * 32, "span_id": "1" * 16}
+    assert samples["0.002"].exemplar.value == 0.0016
+    assert samples["+Inf"].exemplar.labels["trace_id"] == "c" * 32
+    assert [le for le, sample in samples.items() if sample.exemplar] == ["0.002", "+Inf"]
+    body, _ = metrics.exposition(registry, "text/plain")
+    assert b"trace_id" not in body
 
 
 def test_series_that_are_not_retained_are_gone():
