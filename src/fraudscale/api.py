@@ -66,7 +66,7 @@ def _add_scoring(app: FastAPI, passes: Passes, bodies: Bodies) -> None:
     async def predict(request: Request) -> Response:
         started = perf_counter()
         transaction = decode_transaction(await bodies.read_json(request.scope, request.receive))
-        prediction = await passes.submit(transaction, started)
+        prediction = await passes.submit(transaction, started, request.scope.get("trace"))
         return Response(encode_prediction(prediction), media_type="application/json")
 
     @app.post(
@@ -77,7 +77,9 @@ def _add_scoring(app: FastAPI, passes: Passes, bodies: Bodies) -> None:
     async def predict_batch(request: Request) -> Response:
         started = perf_counter()
         transactions = decode_transactions(await bodies.read_json(request.scope, request.receive))
-        predictions = await passes.score_batch(transactions, started)
+        if (trace := request.scope.get("trace")) is not None:
+            trace.mark("decode", started, perf_counter())
+        predictions = await passes.score_batch(transactions, started, trace)
         return Response(encode_predictions(predictions), media_type="application/json")
 
 

@@ -21,6 +21,7 @@ from fraudscale.config import (
     ModelSettings,
     ReplicaSettings,
     SettingsError,
+    TracingSettings,
 )
 
 if TYPE_CHECKING:
@@ -55,7 +56,13 @@ def serve() -> None:
     from fraudscale import serve as door
 
     raise typer.Exit(
-        door.run(ReplicaSettings.read(), HttpSettings.read(), ModelSettings.read(), LogSettings.read())
+        door.run(
+            ReplicaSettings.read(),
+            HttpSettings.read(),
+            ModelSettings.read(),
+            LogSettings.read(),
+            TracingSettings.read(),
+        )
     )
 
 

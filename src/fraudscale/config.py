@@ -68,6 +68,19 @@ def _networks(value: str) -> str:
     return value
 
 
+def _pairs(value: str) -> str:
+    for item in value.split(","):
+        name, equals, _ = item.partition("=")
+        if not (name.strip() and equals):
+            raise ValueError("must be NAME=VALUE[,NAME=VALUE …], values percent-encoded")
+    return value
+
+
+def _secret_pairs(value: SecretStr) -> SecretStr:
+    _pairs(value.get_secret_value())
+    return value
+
+
 Networks = Annotated[str, AfterValidator(_networks)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -229,6 +242,53 @@ class LogSettings(Settings):
     """Share of predictions logged as `prediction_made`."""
 
 
+class TracingSettings(Settings):
+    """Traces, in OpenTelemetry's own names; what else that knows by the environment, such as certificates, holds too."""
+
+    otel_exporter_otlp_endpoint: HttpUrl | None = None
+    """Collector that gets spans, such as http://127.0.0.1:4318; unset, none are made, and traces of callers are passed on."""
+    otel_exporter_otlp_traces_endpoint: HttpUrl | None = None
+    """Whole address for spans, where it is not `/v1/traces` of the endpoint."""
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
+    """How spans are sent."""
+    otel_exporter_otlp_headers: Annotated[SecretStr, AfterValidator(_secret_pairs)] | None = None
+    """NAME=VALUE[,…] for a collector that asks who sends; it belongs in .env.local."""
+    otel_exporter_otlp_timeout: float = Field(10_000, gt=0, le=600_000)
+    """Limit of one attempt to send, with its repetitions; milliseconds."""
+    otel_service_name: str = Field("ml-model", min_length=1)
+    """`service.name` of spans; `fraudscale.process` tells `serve` from `stream`, `service.instance.id` the replica."""
+    otel_resource_attributes: Annotated[str, AfterValidator(_pairs)] | None = None
+    """More about the sender, NAME=VALUE[,…]."""
+    otel_traces_sampler: Literal[
+        "parentbased_traceidratio", "parentbased_always_on", "parentbased_always_off"
+    ] = "parentbased_traceidratio"
+    """Who decides: the caller's flag, and where no caller is, the ratio."""
+    otel_traces_sampler_arg: float = Field(0.01, ge=0, le=1)
+    """The ratio: share of the traces begun here that is recorded. OpenTelemetry's own default is 1, five times the work of a prediction."""
+    otel_bsp_max_queue_size: int = Field(2048, ge=8, le=1_000_000)
+    """Spans that may wait to be sent; more are dropped, and counted in `trace_spans_total`."""
+    otel_bsp_schedule_delay: float = Field(5000, gt=0, le=600_000)
+    """From one sending to the next unless many wait; milliseconds."""
+    otel_sdk_disabled: bool = False
+    """Make no spans, whatever else is set."""
+    trace_callers_per_second: float = Field(50, ge=0, le=1_000_000)
+    """Flags of callers ("this trace is sampled") that one process heeds a second; more traces are passed on and logged, but get no spans and no exemplars."""
+
+    @property
+    def traces_endpoint(self) -> str | None:
+        """Where spans go; None for nowhere."""
+        base = self.otel_exporter_otlp_endpoint
+        if self.otel_sdk_disabled:
+            return None
+        return self.otel_exporter_otlp_traces_endpoint or (f"{base}/v1/traces" if base else None)
+
+    @property
+    def ratio(self) -> float:
+        """Share of the traces begun here that is recorded."""
+        always = {"parentbased_always_on": 1.0, "parentbased_always_off": 0.0}
+        return always.get(self.otel_traces_sampler, self.otel_traces_sampler_arg)
+
+
 class LocalSettings(Settings):
     """The platform on one machine."""
 
@@ -295,6 +355,7 @@ TOPICS: tuple[type[Settings], ...] = (
     ModelSettings,
     KafkaSettings,
     LogSettings,
+    TracingSettings,
     LocalSettings,
     AlertSettings,
 )

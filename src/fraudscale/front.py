@@ -5,7 +5,7 @@ api.py has its slow twin on the same functions, for the documentation and for th
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
 from time import perf_counter
 from typing import Final
@@ -15,10 +15,11 @@ from fraudscale.codec import InvalidTransaction, decode_transaction, encode_pred
 from fraudscale.config import HttpSettings
 from fraudscale.limits import Buckets, Clients
 from fraudscale.logs import Logger
-from fraudscale.metrics import HttpMetrics, ModelMetrics
+from fraudscale.metrics import Histogram, HttpMetrics, ModelMetrics
 from fraudscale.problems import CONTENT_TYPE, Overloaded, Problem, RateExceeded, problem_of
 from fraudscale.records import Prediction, Transaction
 from fraudscale.scorer import Scorer
+from fraudscale.tracing import Trace, Tracer, Value
 
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -51,8 +52,11 @@ class Passes:
         self._transactions: list[Transaction] = []
         self._started: list[float] = []
         self._futures: list[asyncio.Future[Prediction]] = []
+        self._traces: dict[int, Trace] = {}
 
-    def submit(self, transaction: Transaction, started: float) -> asyncio.Future[Prediction]:
+    def submit(
+        self, transaction: Transaction, started: float, trace: Trace | None = None
+    ) -> asyncio.Future[Prediction]:
         """Queue a transaction for the pass at the end of this turn.
 
         Raises:
@@ -63,13 +67,17 @@ class Passes:
         if not self._futures:
             loop.call_soon(self._score)
         future: asyncio.Future[Prediction] = loop.create_future()
+        if trace is not None:
+            self._traces[len(self._transactions)] = trace
         self._transactions.append(transaction)
         self._started.append(started)
         self._futures.append(future)
         self._active.value += 1
         return future
 
-    async def score_batch(self, transactions: list[Transaction], started: float) -> list[Prediction]:
+    async def score_batch(
+        self, transactions: list[Transaction], started: float, trace: Trace | None = None
+    ) -> list[Prediction]:
         """Score a batch in a pass of its own, after those before it; between two of them the event loop turns.
 
         Raises:
@@ -82,7 +90,11 @@ class Passes:
             async with self._turn:
                 # What came during the last batch is read, and single transactions are scored.
                 await asyncio.sleep(0)
-                return self._scorer.score(transactions, [started] * len(transactions))
+                traces = {} if trace is None else dict.fromkeys(range(len(transactions)), trace)
+                predictions = self._scorer.score(transactions, [started] * len(transactions), traces)
+                if trace is not None:
+                    trace.mark("model", *self._scorer.last_pass)
+                return predictions
         finally:
             self._batches -= 1
             self._active.value -= len(transactions)
@@ -94,14 +106,17 @@ class Passes:
     def _score(self) -> None:
         transactions, started, futures = self._transactions, self._started, self._futures
         self._transactions, self._started, self._futures = [], [], []
+        traces, self._traces = self._traces, {}
         self._active.value -= len(futures)
         try:
-            predictions = self._scorer.score(transactions, started)
+            predictions = self._scorer.score(transactions, started, traces)
         except Exception as error:  # each waiting request must get its answer
             for future in futures:
                 if not future.done():
                     future.set_exception(error)
             return
+        for trace in traces.values():
+            trace.mark("model", *self._scorer.last_pass)
         for future, prediction in zip(futures, predictions, strict=True):
             if not future.done():
                 future.set_result(prediction)
@@ -120,6 +135,7 @@ class Front:
         model: ModelMetrics,
         settings: HttpSettings,
         log: Logger,
+        tracer: Tracer,
     ) -> None:
         self._app = app
         self._passes = passes
@@ -129,6 +145,7 @@ class Front:
         self._buckets = Buckets(self._rate, settings.rate_limit_burst, settings.rate_limit_clients)
         self._refused, self._told_at = 0, -TELL_SECONDS
         self._log = log
+        self._tracer = tracer
         self._http = http
         self._invalid = model.errors.labels("validation")
         self._in_progress = http.in_progress.labels()
@@ -142,51 +159,61 @@ class Front:
         started = perf_counter()
         self._in_progress.value += 1
         try:
-            path = scope["path"]
+            path, trace = scope["path"], None
             if path not in UNLIMITED:
                 client = self._clients.limited(peer_of(scope), scope["headers"])
                 if client is not None and (wait := self._buckets.take(client, started)):
                     await self._refuse(scope, client, wait, send, started)
                     return
+                trace = self._tracer.of_request(scope["headers"], started)
             if path == "/predict" and scope["method"] == "POST":
-                await self._predict(scope, receive, send, started)
+                await self._predict(scope, receive, send, started, trace)
             else:
-                await self._delegate(scope, receive, send, started)
+                await self._delegate(scope, receive, send, started, trace)
         finally:
             self._in_progress.value -= 1
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+    async def _predict(
+        self, scope: Scope, receive: Receive, send: Send, started: float, trace: Trace | None
+    ) -> None:
         try:
             body = await self._bodies.read_json(scope, receive)
-            prediction = await self._passes.submit(decode_transaction(body), started)
+            transaction = decode_transaction(body)
+            if trace is not None:
+                trace.mark("decode", started, perf_counter())
+            prediction = await self._passes.submit(transaction, started, trace)
         except ClientGone:
             return
         except Exception as error:  # every error has an answer
-            await self._answer_error(error, send, started)
+            await self._answer_error(error, send, started, trace)
             return
         answer = encode_prediction(prediction)
-        await send(
-            {
-                "type": "http.response.start",
-                "status": 200,
-                "headers": [
-                    (b"content-type", b"application/json"),
-                    (b"content-length", str(len(answer)).encode()),
-                ],
-            }
-        )
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(answer)).encode()),
+        ]
+        if trace is not None:
+            headers.append(_traceparent(trace))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": answer})
         self._ok.value += 1
-        self._seconds.observe(perf_counter() - started)
+        ended = perf_counter()
+        self._seconds.observe(ended - started)
+        if trace is not None and trace.sampled:
+            about: dict[str, Value] = {
+                "fraudscale.transaction_id": prediction.transaction_id,
+                "fraudscale.model_version": prediction.model_version,
+            }
+            self._end(trace, self._seconds, "POST", 200, "/predict", (started, ended), about)
 
-    async def _answer_error(self, error: Exception, send: Send, started: float) -> None:
+    async def _answer_error(self, error: Exception, send: Send, started: float, trace: Trace | None) -> None:
         problem = problem_of(error)
         if isinstance(error, InvalidTransaction):
             self._invalid.value += 1
         if problem.status == 500:
-            self._log.error("request_failed", endpoint="/predict", exc_info=error)
-        await send_problem(problem, send)
-        self._count("POST", problem.status, "/predict", started)
+            self._log.error("request_failed", endpoint="/predict", exc_info=error, **_ids(trace))
+        await send_problem(problem, send, [_traceparent(trace)] if trace else ())
+        self._count("POST", problem.status, "/predict", started, trace)
 
     async def _refuse(self, scope: Scope, client: str, wait: float, send: Send, started: float) -> None:
         seconds = ceil(wait)
@@ -199,13 +226,18 @@ class Front:
             self._log.warning("client_refused", client=client, refused=self._refused)
             self._refused, self._told_at = 0, started
 
-    async def _delegate(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+    async def _delegate(
+        self, scope: Scope, receive: Receive, send: Send, started: float, trace: Trace | None
+    ) -> None:
         status = 0
+        scope["trace"] = trace
 
         async def watch(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if trace is not None:
+                    message["headers"] = [*message.get("headers", ()), _traceparent(trace)]
             await send(message)
 
         try:
@@ -213,18 +245,38 @@ class Front:
         except ClientGone:
             return
         except Exception as error:  # FastAPI has answered already, if anything could be answered
-            self._log.error("request_failed", endpoint=_endpoint(scope), exc_info=error)
+            self._log.error("request_failed", endpoint=_endpoint(scope), exc_info=error, **_ids(trace))
             if not status:
                 await send_problem(problem_of(error), watch)
         if status:
-            self._count(scope["method"], status, _endpoint(scope), started)
+            self._count(scope["method"], status, _endpoint(scope), started, trace)
 
-    def _count(self, method: str, status: int, endpoint: str, started: float) -> None:
+    def _count(
+        self, method: str, status: int, endpoint: str, started: float, trace: Trace | None = None
+    ) -> None:
         method = method if method in _METHODS else "OTHER"
+        ended, seconds = perf_counter(), self._http.duration.labels(method, endpoint)
         self._http.requests.labels(method, str(status), endpoint).value += 1
-        self._http.duration.labels(method, endpoint).observe(perf_counter() - started)
+        seconds.observe(ended - started)
         if status >= 400:
             self._http.errors.labels("4xx" if status < 500 else "5xx").value += 1
+        if trace is not None and trace.sampled:
+            self._end(trace, seconds, method, status, endpoint, (started, ended), {})
+
+    def _end(
+        self,
+        trace: Trace,
+        seconds: Histogram,
+        method: str,
+        status: int,
+        endpoint: str,
+        times: tuple[float, float],
+        about: dict[str, Value],
+    ) -> None:
+        started, ended = times
+        seconds.exemplify(ended - started, trace.ids())
+        about |= {"http.request.method": method, "http.response.status_code": status, "http.route": endpoint}
+        self._tracer.end(trace, f"{method} {endpoint}", "server", times, about, failed=status >= 500)
 
 
 def _endpoint(scope: Scope) -> str:
@@ -234,8 +286,17 @@ def _endpoint(scope: Scope) -> str:
     return scope["path"] if scope["path"] in _UNTEMPLATED else "unmatched"
 
 
-async def send_problem(problem: Problem, send: Send) -> None:
+def _traceparent(trace: Trace) -> tuple[bytes, bytes]:
+    return b"traceparent", trace.here.traceparent.encode()
+
+
+def _ids(trace: Trace | None) -> dict[str, str]:
+    return {} if trace is None else trace.ids()
+
+
+async def send_problem(problem: Problem, send: Send, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
     headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+    headers += more
     headers += [(b"content-type", CONTENT_TYPE), (b"content-length", str(len(problem.body)).encode())]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": problem.body})

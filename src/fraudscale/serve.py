@@ -6,17 +6,30 @@ from types import FrameType
 
 import uvicorn
 
-from fraudscale import logs, metrics
+from fraudscale import logs, metrics, spans
 from fraudscale.api import create_api
 from fraudscale.bodies import Bodies
-from fraudscale.config import HttpSettings, LogSettings, ModelSettings, ReplicaSettings, SettingsError
+from fraudscale.config import (
+    HttpSettings,
+    LogSettings,
+    ModelSettings,
+    ReplicaSettings,
+    SettingsError,
+    TracingSettings,
+)
 from fraudscale.fetch_model import default_loader
 from fraudscale.front import App, Front, Passes
 from fraudscale.limits import Clients, networks
 from fraudscale.scorer import Scorer
 
 
-def run(replica: ReplicaSettings, http: HttpSettings, model: ModelSettings, log_settings: LogSettings) -> int:
+def run(
+    replica: ReplicaSettings,
+    http: HttpSettings,
+    model: ModelSettings,
+    log_settings: LogSettings,
+    tracing_settings: TracingSettings,
+) -> int:
     """Serve until SIGTERM or SIGINT; return the exit code.
 
     Raises:
@@ -25,20 +38,25 @@ def run(replica: ReplicaSettings, http: HttpSettings, model: ModelSettings, log_
     log = logs.set_up(log_settings, replica_id=replica.replica_id, process="serve")
     listener = _listen(http)
     model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
-    registry = metrics.registry(replica.cpu_request_millicores, model_metrics, http_metrics)
+    trace_metrics = metrics.TraceMetrics()
+    registry = metrics.registry(replica.cpu_request_millicores, model_metrics, http_metrics, trace_metrics)
     scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "serve"), replica.replica_id)
     passes = Passes(scorer, model_metrics, http.max_in_flight)
     clients = Clients(networks(http.trusted_proxies), networks(http.trusted_clients))
     bodies = Bodies(http, clients)
     stop = Stop(replica.drain_seconds)
     api = create_api(scorer, passes, model_metrics, registry, bodies, draining=lambda: stop.draining)
-    front = Front(api, passes, bodies, clients, http_metrics, model_metrics, http, log)
+    tracing = spans.start(
+        tracing_settings, process="serve", replica_id=replica.replica_id, counts=trace_metrics, log=log
+    )
+    front = Front(api, passes, bodies, clients, http_metrics, model_metrics, http, log, tracing.tracer)
     loader = default_loader(model, model_metrics, scorer.install, log)
-    server = Server(front, stop, replica.stop_timeout_seconds)
+    server = Server(front, stop, replica.stop_timeout_seconds - tracing.close_seconds)
     loader.start()
     log.info("serve_started", address=f"{http.http_host}:{http.http_port}")
     server.run(sockets=[listener])
     loader.stop()
+    tracing.close()
     log.info("serve_stopped", forced=server.force_exit)
     return 0
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import random
 import socket
 import threading
 import time
@@ -20,6 +21,7 @@ from fraudscale.front import TELL_SECONDS, UNLIMITED, Front, Passes
 from fraudscale.limits import Clients, networks
 from fraudscale.scorer import Scorer
 from fraudscale.serve import Server, Stop
+from fraudscale.tracing import Tracer
 
 GOOD = {
     "transaction_id": "tx-1",
@@ -93,7 +95,8 @@ def start():
         bodies = Bodies(http_settings, clients)
         stop = Stop(drain_seconds=0.3)
         api = create_api(scorer, passes, model_metrics, registry, bodies, draining=lambda: stop.draining)
-        front = Front(api, passes, bodies, clients, http_metrics, model_metrics, http_settings, log)
+        tracer = Tracer(0, 50, None, random.Random(1))
+        front = Front(api, passes, bodies, clients, http_metrics, model_metrics, http_settings, log, tracer)
         server = Server(front, stop, 5)
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -15,7 +15,7 @@ class Recording:
     def __init__(self):
         self.scored = []
 
-    def score(self, transactions, started):
+    def score(self, transactions, started, traces):
         assert len(transactions) == len(started)
         self.scored.append(list(transactions))
         if "broken" in transactions:
