@@ -10,6 +10,7 @@ from fraudscale.config import (
     ModelSettings,
     ReplicaSettings,
     SettingsError,
+    TracingSettings,
 )
 
 
@@ -51,6 +52,11 @@ def test_env_local_overrides_env_and_the_environment_both(monkeypatch, tmp_path)
         (LocalSettings, "KAFKA", "zookeper", "'kraft' or 'zookeeper'"),
         (AlertSettings, "SMTP_SERVER", "smtp.example.org:mail", "HOST:PORT"),
         (AlertSettings, "ALERT_EMAIL", "nobody", "ADDRESS"),
+        (TracingSettings, "OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http://"),
+        (TracingSettings, "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "'http/protobuf'"),
+        (TracingSettings, "OTEL_TRACES_SAMPLER", "always_on", "'parentbased_traceidratio'"),
+        (TracingSettings, "OTEL_TRACES_SAMPLER_ARG", "2", "less than or equal to 1"),
+        (TracingSettings, "OTEL_RESOURCE_ATTRIBUTES", "a=b,c", "NAME=VALUE"),
         (ReplicaSettings, "REPLICA_ID", "a b", "pattern"),
         (ReplicaSettings, "DRAIN_SECONDS", "soon", "number"),
     ],
@@ -85,6 +91,29 @@ def test_a_secret_that_is_not_allowed_is_not_shown(monkeypatch):
         SettingsError, match=r"^ALERT_WEBHOOK_URL=…: must be an address such as https://hooks"
     ):
         AlertSettings.read()
+
+
+def test_a_collectors_token_that_is_not_allowed_is_not_shown(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "secret")
+    with pytest.raises(SettingsError, match=r"^OTEL_EXPORTER_OTLP_HEADERS=…: must be NAME=VALUE"):
+        TracingSettings.read()
+
+
+@pytest.mark.parametrize(
+    ("given", "endpoint", "ratio"),
+    [
+        ({}, None, 0.01),
+        ({"otel_exporter_otlp_endpoint": "http://c:4318/"}, "http://c:4318/v1/traces", 0.01),
+        ({"otel_exporter_otlp_traces_endpoint": "http://c/x"}, "http://c/x", 0.01),
+        ({"otel_exporter_otlp_endpoint": "http://c", "otel_sdk_disabled": True}, None, 0.01),
+        ({"otel_traces_sampler_arg": 0.5}, None, 0.5),
+        ({"otel_traces_sampler": "parentbased_always_on"}, None, 1),
+        ({"otel_traces_sampler": "parentbased_always_off"}, None, 0),
+    ],
+)
+def test_where_spans_go_and_how_many(given, endpoint, ratio):
+    settings = TracingSettings(_env_file=None, **given)
+    assert (settings.traces_endpoint, settings.ratio) == (endpoint, ratio)
 
 
 def test_a_mail_server_without_a_port_gets_the_usual_one():

@@ -1,5 +1,7 @@
 """The W3C trace context, who is sampled, and the spans that come of it."""
 
+import subprocess
+import sys
 from random import Random
 
 import pytest
@@ -188,3 +190,18 @@ def test_what_is_not_recorded_makes_no_span():
     recorder.tracer.end(trace, "POST /predict", "server", (1.0, 2.0), {})
     assert not recorder.calls
     assert not trace.stages
+
+
+def test_without_an_endpoint_opentelemetry_is_not_imported():
+    code = (
+        "import sys, fraudscale.serve, fraudscale.stream\n"
+        "from fraudscale import spans\n"
+        "from fraudscale.config import TracingSettings\n"
+        "settings = TracingSettings(otel_exporter_otlp_endpoint='http://x', otel_sdk_disabled=True)\n"
+        "spans.start(settings, process='serve', replica_id='r', counts=None, log=None)\n"
+        "print([name for name in sys.modules if name.startswith('opentelemetry.sdk')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"

@@ -454,6 +454,7 @@ def _prometheus(b: Blueprint) -> Part:
         "--storage.tsdb.retention.size=512MB",
         f"--web.listen-address={address}",
         f"--web.external-url=http://{address}",  # Alertmanager's pages link to it
+        "--enable-feature=exemplar-storage",
         *_web_assets(b.tools.prometheus),
     )
     slots = range(1, MIN_REPLICAS + 1)
