@@ -78,6 +78,7 @@ def stream() -> None:
             ModelSettings.read(),
             KafkaSettings.read(),
             LogSettings.read(),
+            TracingSettings.read(),
         )
     )
 

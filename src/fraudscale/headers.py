@@ -11,6 +11,7 @@ SOURCE_TOPIC: Final = "source-topic"
 SOURCE_PARTITION: Final = "source-partition"
 SOURCE_OFFSET: Final = "source-offset"
 TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
 REPLAYS: Final = "replays"
 
 VERDICT: Final = frozenset({REASON, ERROR_FIELD, ERROR_DETAIL, SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET})

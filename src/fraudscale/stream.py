@@ -4,22 +4,30 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from threading import Event, Timer
-from time import monotonic
+from time import monotonic, perf_counter
 from types import FrameType
 from typing import Final, Protocol
 
-from fraudscale import logs, metrics
+from fraudscale import logs, metrics, spans
+from fraudscale.batch_spans import BatchSpans, Recorded, headers_of, scored, traces_of
 from fraudscale.broker.client import Link, NotDelivered
 from fraudscale.broker.messages import Batch, Header, Output, Record
 from fraudscale.broker.pipe import Pipe
 from fraudscale.broker.watermarks import Watermarks
 from fraudscale.codec import InvalidTransaction, decode_transaction, encode_scored
-from fraudscale.config import KafkaSettings, LogSettings, MetricsSettings, ModelSettings, ReplicaSettings
+from fraudscale.config import (
+    KafkaSettings,
+    LogSettings,
+    MetricsSettings,
+    ModelSettings,
+    ReplicaSettings,
+    TracingSettings,
+)
 from fraudscale.fetch_model import default_loader
 from fraudscale.headers import (
     ERROR_DETAIL,
@@ -38,6 +46,7 @@ from fraudscale.metrics import KafkaMetrics, ModelMetrics
 from fraudscale.ops_server import OpsServer
 from fraudscale.records import Prediction, Transaction
 from fraudscale.scorer import PredictionFailed, Scorer
+from fraudscale.tracing import NO_TRACES, Trace, Tracer
 
 CALM_SECONDS: Final = 0.25
 """How long a read waits on a silent topic: so long a stop may take to be noticed."""
@@ -60,7 +69,12 @@ class Score(Protocol):
     """As `Scorer.score`."""
 
     def __call__(
-        self, transactions: Sequence[Transaction], started: Sequence[float], *, final: bool
+        self,
+        transactions: Sequence[Transaction],
+        started: Sequence[float],
+        traces: Mapping[int, Trace],
+        *,
+        final: bool,
     ) -> list[Prediction]: ...
 
 
@@ -76,6 +90,7 @@ class DeadLetter:
     reason: str
     field: str
     detail: str
+    trace: Trace | None = None
 
 
 @dataclass
@@ -84,9 +99,11 @@ class Plan:
 
     scored: list[Output] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    recorded: list[Recorded] = field(default_factory=list)
+    """Those of the scored that get spans."""
 
 
-def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: str) -> Plan:
+def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: str, tracer: Tracer) -> Plan:
     """Decode and score a batch in one pass of the model.
 
     Args:
@@ -94,6 +111,7 @@ def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: st
         score: as `Scorer.score`.
         works: whether the model scores an ordinary transaction; asked only after it failed.
         scored_topic: where scores go.
+        tracer: finds the traces of records.
 
     Raises:
         ModelBroken: the model fails whatever it is given; nothing of the batch should be committed.
@@ -107,21 +125,25 @@ def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: st
             transactions.append(decode_transaction(record.value or _value_of(record)))
             valid.append(record)
         except InvalidTransaction as error:
-            result.dead.append(DeadLetter(record, "validation", error.field, error.reason))
+            trace = tracer.of_record(record.headers, batch.read_at)
+            result.dead.append(DeadLetter(record, "validation", error.field, error.reason, trace))
     if not valid:
         return result
+    traces = traces_of(valid, tracer, batch.read_at)
     try:
         # not final: what fails here is given to the model again
-        predictions = score(transactions, [batch.read_at] * len(valid), final=False)
+        predictions = score(transactions, [batch.read_at] * len(valid), traces, final=False)
     except PredictionFailed as error:
         if not works():
             raise ModelBroken(str(error)) from error
-        _score_singly(zip(valid, transactions, strict=True), batch.read_at, score, scored_topic, result)
+        _score_singly(valid, transactions, traces, batch.read_at, score, scored_topic, result)
         return result
     result.scored = [
         _scored(record, transaction, prediction, scored_topic)
         for record, transaction, prediction in zip(valid, transactions, predictions, strict=True)
     ]
+    for i, trace in traces.items():
+        _trace(result, result.scored[i], valid[i], predictions[i], trace)
     return result
 
 
@@ -143,7 +165,8 @@ def dead_letter(letter: DeadLetter, topic: str, now: datetime) -> Output:
         *_source(record),
     ]
     if TRACEPARENT not in known:
-        headers.append((TRACEPARENT, new_traceparent()))
+        traceparent = letter.trace.here.traceparent if letter.trace else new_traceparent()
+        headers.append((TRACEPARENT, traceparent))
     return Output(topic, record.key, record.value, headers)
 
 
@@ -159,22 +182,35 @@ def _value_of(record: Record) -> bytes:
 
 
 def _score_singly(
-    valid: Iterable[tuple[Record, Transaction]], read_at: float, score: Score, topic: str, result: Plan
+    valid: Sequence[Record],
+    transactions: Sequence[Transaction],
+    traces: Mapping[int, Trace],
+    read_at: float,
+    score: Score,
+    topic: str,
+    result: Plan,
 ) -> None:
-    for record, transaction in valid:
+    for i, (record, transaction) in enumerate(zip(valid, transactions, strict=True)):
+        trace = traces.get(i)
         try:
-            (prediction,) = score([transaction], [read_at], final=True)
+            (prediction,) = score([transaction], [read_at], {0: trace} if trace else NO_TRACES, final=True)
         except PredictionFailed as error:
-            result.dead.append(DeadLetter(record, "prediction", "", str(error)))
+            result.dead.append(DeadLetter(record, "prediction", "", str(error), trace))
         else:
             result.scored.append(_scored(record, transaction, prediction, topic))
+            if trace:
+                _trace(result, result.scored[-1], record, prediction, trace)
+
+
+def _trace(result: Plan, output: Output, record: Record, prediction: Prediction, trace: Trace) -> None:
+    output.headers.extend(headers_of(trace))
+    if trace.recorded:
+        result.recorded.append(scored(record, prediction, trace))
 
 
 def _scored(record: Record, transaction: Transaction, prediction: Prediction, topic: str) -> Output:
     source_topic, source_partition = _place(record.topic, record.partition)
     headers: list[Header] = [source_topic, source_partition, (SOURCE_OFFSET, b"%d" % record.offset)]
-    if record.headers:
-        headers += [header for header in record.headers if header[0] == TRACEPARENT][:1]
     value = encode_scored(transaction, prediction, rfc3339(record.timestamp))
     return Output(topic, record.key, value, headers)
 
@@ -200,10 +236,17 @@ class Stream:
     """The loop: read, plan, deliver, again; one thread."""
 
     def __init__(
-        self, pipe: Pipe, scorer: Scorer, counts: ModelMetrics, settings: KafkaSettings, log: Logger
+        self,
+        pipe: Pipe,
+        scorer: Scorer,
+        counts: ModelMetrics,
+        settings: KafkaSettings,
+        log: Logger,
+        tracer: Tracer,
     ) -> None:
         self._pipe = pipe
         self._scorer = scorer
+        self._tracer = tracer
         self._settings = settings
         self._log = log
         self._validation = counts.errors.labels("validation")
@@ -245,7 +288,8 @@ class Stream:
     def _take_through(self, batch: Batch) -> None:
         self._active.value = len(batch.records)
         try:
-            planned = plan(batch, self._scorer.score, self._model_works, self._settings.scored_topic)
+            topic = self._settings.scored_topic
+            planned = plan(batch, self._scorer.score, self._model_works, topic, self._tracer)
         except ModelBroken as error:
             self._pipe.give_back(batch)
             self._back_off("model_broken", error)
@@ -254,10 +298,24 @@ class Stream:
             self._active.value = 0
         now, topic = datetime.now(UTC), self._settings.dead_letter_topic
         dead = [dead_letter(letter, topic, now) for letter in planned.dead]
-        self._pipe.deliver(batch, planned.scored + dead, lambda: self._committed(planned))
+        recorded = self._spans_of(batch, planned)
+        self._pipe.deliver(batch, planned.scored + dead, lambda: self._committed(planned, recorded))
 
-    def _committed(self, planned: Plan) -> None:
+    def _spans_of(self, batch: Batch, planned: Plan) -> BatchSpans | None:
+        recorded = planned.recorded + [
+            Recorded(letter.record, letter.trace, {"fraudscale.dead_letter": letter.reason}, failed=True)
+            for letter in planned.dead
+            if letter.trace and letter.trace.recorded
+        ]
+        if not recorded:
+            return None
+        group, model = self._settings.kafka_group, self._scorer.last_pass if planned.scored else None
+        return BatchSpans(self._tracer, group, batch, recorded, model, delivering=perf_counter())
+
+    def _committed(self, planned: Plan, recorded: BatchSpans | None) -> None:
         """Count what must not be counted before readers can see it."""
+        if recorded is not None:
+            recorded.end(perf_counter())
         self._failures = 0
         self._validation.value += sum(letter.reason == "validation" for letter in planned.dead)
         self._dead.add(planned.dead)
@@ -311,6 +369,7 @@ class DeadLetterLog:
             first_field=first.field,
             first_detail=first.detail[:LONGEST_DETAIL],
             first_source=f"{first.record.topic}/{first.record.partition}/{first.record.offset}",
+            **(first.trace.ids() if first.trace else {}),
         )
         self._count, self._first = 0, None
 
@@ -321,6 +380,7 @@ def run(
     model: ModelSettings,
     kafka: KafkaSettings,
     log_settings: LogSettings,
+    tracing_settings: TracingSettings,
 ) -> int:
     """Score from Kafka until SIGTERM or SIGINT; return the exit code.
 
@@ -332,14 +392,18 @@ def run(
     kafka_metrics = KafkaMetrics(
         consumed=kafka.kafka_topic, produced=(kafka.scored_topic, kafka.dead_letter_topic)
     )
-    registry = metrics.registry(replica.cpu_request_millicores, model_metrics, kafka_metrics)
+    trace_metrics = metrics.TraceMetrics()
+    registry = metrics.registry(replica.cpu_request_millicores, model_metrics, kafka_metrics, trace_metrics)
     scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "stream"), replica.replica_id)
     server = OpsServer(ops, registry, lambda: "no model was loaded yet" if scorer.lineup is None else None)
     loader = default_loader(model, model_metrics, scorer.install, log)
     link = Link(kafka.kafka_bootstrap_servers, log)
     reporter = LagReporter(kafka, kafka_metrics, link, Watermarks(kafka))
     pipe = Pipe(kafka, replica.replica_id, metrics=kafka_metrics, link=link, log=log, on_owned=reporter.own)
-    stream = Stream(pipe, scorer, model_metrics, kafka, log)
+    tracing = spans.start(
+        tracing_settings, process="stream", replica_id=replica.replica_id, counts=trace_metrics, log=log
+    )
+    stream = Stream(pipe, scorer, model_metrics, kafka, log, tracing.tracer)
     stop = Stop(stream, pipe, replica.stop_timeout_seconds, log)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.on_signal)
@@ -350,6 +414,7 @@ def run(
     pipe.close()
     for part in (reporter, loader, server):
         part.stop()
+    tracing.close()
     log.info("stream_stopped")
     return 0
 

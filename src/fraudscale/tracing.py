@@ -152,6 +152,11 @@ class Tracer:
                 return self._continued(*_of_http(headers), now)
         return self.begun() if self._below else None
 
+    @property
+    def begins(self) -> bool:
+        """Whether what brings no trace may get one."""
+        return self._below > 0
+
     def of_record(self, headers: Iterable[tuple[str, str | bytes | None]], now: float) -> Trace | None:
         """Return the trace of a Kafka record, if it has one or begins one; of headers that repeat the last counts."""
         found = {name: value for name, value in headers if name in {"traceparent", "tracestate"}}

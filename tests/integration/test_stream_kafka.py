@@ -19,25 +19,30 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from structlog.testing import capture_logs
 
+from collector import Collector
 from fraudscale.broker import pipe
 from fraudscale.broker.client import Link, NotDelivered
 from fraudscale.broker.pipe import Pipe
 from fraudscale.broker.protocol import group_version
 from fraudscale.broker.topics import create_topics
 from fraudscale.broker.watermarks import Watermarks
-from fraudscale.config import KafkaSettings, LogSettings
+from fraudscale.config import KafkaSettings, LogSettings, TracingSettings
 from fraudscale.logs import PredictionLog
-from fraudscale.metrics import KafkaMetrics, ModelMetrics
+from fraudscale.metrics import KafkaMetrics, ModelMetrics, TraceMetrics
 from fraudscale.model import ENGINE_FILE, GOLDEN_FILE, MANIFEST, Version, build
 from fraudscale.model_loader import store, write_pointer
+from fraudscale.otlp import Otlp
 from fraudscale.scorer import Scorer
 from fraudscale.stream import LagReporter, Stream
+from fraudscale.tracing import Record, Tracer
+from sinks import serving
 
 on_both_kafkas = pytest.mark.parametrize(
     "kafka", ["kraft", pytest.param("zookeeper", marks=pytest.mark.slow)], indirect=True
 )
 """With KRaft always, with ZooKeeper in `make test-full`."""
 
+SAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 GOOD = {
     "transaction_id": "t",
     "amount": 12.5,
@@ -63,7 +68,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
 class Door:
     """A stream with all its parts, in this process."""
 
-    def __init__(self, settings: KafkaSettings, model, replica: str = "replica-1") -> None:
+    def __init__(
+        self, settings: KafkaSettings, model, replica: str = "replica-1", record: Record | None = None
+    ) -> None:
         log = structlog.get_logger()
         self.settings = settings
         self.counts = ModelMetrics()
@@ -79,7 +86,8 @@ class Door:
         self.pipe = Pipe(
             settings, replica, metrics=self.metrics, link=link, log=log, on_owned=self.reporter.own
         )
-        self.stream = Stream(self.pipe, self.scorer, self.counts, settings, log)
+        tracer = Tracer(0.0, 50, record, random.Random())
+        self.stream = Stream(self.pipe, self.scorer, self.counts, settings, log, tracer)
 
     def consumed(self) -> float:
         return self.metrics.consumed.labels(self.settings.kafka_topic).value
@@ -172,7 +180,7 @@ def committed(settings: KafkaSettings) -> dict[int, int]:
 @on_both_kafkas
 def test_scores_the_good_and_sets_the_bad_aside(settings, model):
     bad = [b"\xff\xfe no text", value(0, amount=None), b'{"amount": NaN}', b"{}", b"", None, b"[" * 100_000]
-    produce(settings, [value(i) for i in range(1000)], headers=[("traceparent", b"00-a-b-01")])
+    produce(settings, [value(i) for i in range(1000)], headers=[("traceparent", SAMPLED)])
     produce(settings, bad, headers=[("traceparent", b"00-c-d-01"), ("own", b"x")])
     with Door(settings, model).running() as door:
         wait_for(lambda: door.consumed() == 1007)
@@ -184,7 +192,7 @@ def test_scores_the_good_and_sets_the_bad_aside(settings, model):
     first = msgspec.json.decode(scored[0].value())
     assert first["model_version"] == "7"
     assert first["event_time"].endswith("Z")
-    assert dict(scored[0].headers())["traceparent"] == b"00-a-b-01"
+    assert dict(scored[0].headers())["traceparent"] == SAMPLED.encode()
     headers = dict(dead[0].headers())
     assert headers["reason"] == b"validation"
     assert headers["source-topic"] == settings.kafka_topic.encode()
@@ -194,6 +202,42 @@ def test_scores_the_good_and_sets_the_bad_aside(settings, model):
     assert door.counts.errors.labels("validation").value == 7
     assert (door.produced(settings.scored_topic), door.produced(settings.dead_letter_topic)) == (1000, 7)
     assert sum(committed(settings).values()) == 1007
+
+
+def test_a_sampled_record_is_followed_from_its_producer_to_its_score(settings, model):
+    trace, span = SAMPLED.split("-")[1:3]
+    produce(settings, [value(0)], headers=[("traceparent", SAMPLED), ("tracestate", "v=1")])
+    produce(settings, [value(1)], headers=[("traceparent", SAMPLED[:-1] + "0")])
+    produce(settings, [b"{"], headers=[("traceparent", SAMPLED.replace("4b", "5c"))])
+    produce(settings, [value(2)])
+    with serving(Collector()) as collector:
+        sending = TracingSettings(otel_exporter_otlp_endpoint=collector.address, otel_bsp_schedule_delay=50)
+        otlp = Otlp(sending, "stream", "replica-1", TraceMetrics(), structlog.get_logger())
+        with Door(settings, model, record=otlp.record).running() as door:
+            wait_for(lambda: door.consumed() == 4)
+        otlp.close(10)
+    headers = {
+        msgspec.json.decode(m.value())["transaction_id"]: dict(m.headers())
+        for m in read(settings, settings.scored_topic, 3)
+    }
+    of_record = collector.of(trace)[f"process {settings.kafka_topic}"]
+    assert (of_record.kind, of_record.parent, of_record.state) == ("consumer", span, "v=1")
+    assert of_record.attributes["fraudscale.transaction_id"] == "t0"
+    assert headers["t0"]["traceparent"] == f"00-{trace}-{of_record.span_id}-01".encode()
+    assert headers["t0"]["tracestate"] == b"v=1"
+    assert headers["t1"]["traceparent"] == SAMPLED[:-1].encode() + b"0"
+    assert "traceparent" not in headers["t2"]
+    (failed,) = [s for s in collector.spans if s.failed]
+    assert failed.attributes["fraudscale.dead_letter"] == "validation"
+
+    batches = [s for s in collector.spans if s.name == f"process batch of {settings.kafka_topic}"]
+    links = [link for batch in batches for link in batch.links]
+    assert sorted(links) == sorted([(trace, span), (failed.trace_id, span)])
+    (whole,) = [batch for batch in batches if (trace, span) in batch.links]
+    assert of_record.links == [(whole.trace_id, whole.span_id)]
+    stages = collector.of(whole.trace_id)
+    assert {"decode", "model", "produce"} < stages.keys()
+    assert {stages[name].parent for name in ("decode", "model", "produce")} == {whole.span_id}
 
 
 def test_each_score_names_the_record_it_came_from(settings, model):
@@ -433,7 +477,8 @@ def process(settings, kafka, make_artifact, folder, patch: str = "") -> Iterator
     write_pointer(cache, version)
     code = (
         "import sys; from fraudscale.config import *; from fraudscale.stream import run;"
-        "sys.exit(run(ReplicaSettings(), MetricsSettings(), ModelSettings(), KafkaSettings(), LogSettings()))"
+        "sys.exit(run(ReplicaSettings(), MetricsSettings(), ModelSettings(), KafkaSettings(), LogSettings(),"
+        "TracingSettings()))"
     )
     env = os.environ | {
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,

@@ -1,12 +1,14 @@
 import re
 import time
 from datetime import UTC, datetime
+from random import Random
 
 import msgspec
 import pytest
 import structlog
 from structlog.testing import capture_logs
 
+from fraudscale.batch_spans import BatchSpans
 from fraudscale.broker.client import BrokerUnavailable, Link, NotDelivered
 from fraudscale.broker.messages import Batch, Record
 from fraudscale.broker.watermarks import Waiting
@@ -26,7 +28,12 @@ from fraudscale.stream import (
     plan,
     rfc3339,
 )
+from fraudscale.tracing import NO_TRACES, Tracer
 
+SPAN, OTHER = "b" * 16, "c" * 16
+SAMPLED, UNSAMPLED = f"00-{'a' * 32}-{SPAN}-01", f"00-{'d' * 32}-{OTHER}-00"
+PASSING_ON = Tracer(1.0, 50, None, Random(1))
+"""As where no collector is set."""
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 GOOD = {
     "amount": 12.5,
@@ -44,7 +51,7 @@ def record(offset: int, value: bytes | None = None, *, partition: int = 0, **mor
     return Record("in", partition, offset, f"k{offset}".encode(), body, **more)
 
 
-def score(transactions, started, *, final=True):
+def score(transactions, started, traces=NO_TRACES, *, final=True):
     assert len(transactions) == len(started) > 0
     return [
         Prediction(t.transaction_id, False, 0.1, 0.9, "7", "2026-11-23T10:00:00Z", 1.0, "r")
@@ -53,7 +60,7 @@ def score(transactions, started, *, final=True):
 
 
 def failing_on(*ids):
-    def scored(transactions, started, *, final=True):
+    def scored(transactions, started, traces=NO_TRACES, *, final=True):
         if any(t.transaction_id in ids for t in transactions):
             raise PredictionFailed("model 7 failed: no")
         return score(transactions, started)
@@ -61,8 +68,8 @@ def failing_on(*ids):
     return scored
 
 
-def planned(records, score=score, *, works=True):
-    return plan(Batch(records, 0.0), score, lambda: works, "in.scored")
+def planned(records, score=score, *, works=True, tracer=PASSING_ON):
+    return plan(Batch(records, 0.0), score, lambda: works, "in.scored", tracer)
 
 
 # --- what becomes of a batch
@@ -87,9 +94,79 @@ def test_a_score_holds_transaction_prediction_and_the_time_of_the_record():
 
 
 def test_the_trace_goes_on_and_other_headers_do_not():
-    (output,) = planned([record(0, headers=[("traceparent", b"00-1"), ("secret", b"x")])]).scored
-    assert dict(output.headers)["traceparent"] == b"00-1"
-    assert "secret" not in dict(output.headers)
+    headers = [("traceparent", SAMPLED.encode()), ("tracestate", b"v=1"), ("secret", b"x")]
+    without, output = planned([record(0), record(1, headers=headers)]).scored
+    assert "traceparent" not in dict(without.headers)
+    assert dict(output.headers).items() >= {"traceparent": SAMPLED, "tracestate": "v=1"}.items()
+    assert not {"secret", "baggage"} & dict(output.headers).keys()
+
+
+def test_what_is_no_trace_does_not_go_on():
+    (output,) = planned([record(0, headers=[("traceparent", b"00-1")])]).scored
+    assert "traceparent" not in dict(output.headers)
+
+
+def test_each_transaction_is_scored_with_its_own_trace():
+    seen = []
+
+    def scored(transactions, started, traces, *, final):
+        seen.append(
+            {transactions[i].transaction_id: trace.caller or trace.here for i, trace in traces.items()}
+        )
+        if len(transactions) > 1:
+            raise PredictionFailed("model 7 failed: together")
+        return score(transactions, started)
+
+    records = [
+        record(0, b"{", headers=[("traceparent", SAMPLED)]),
+        record(1),
+        record(2, headers=[("traceparent", SAMPLED)]),
+        record(3, headers=[("traceparent", UNSAMPLED)]),
+    ]
+    result = planned(records, scored)
+    together, *singly = [{name: place.span_id for name, place in traces.items()} for traces in seen]
+    assert together == {"t2": SPAN, "t3": OTHER}
+    assert singly == [{}, {"t2": SPAN}, {"t3": OTHER}]
+    assert [dict(o.headers).get("traceparent") for o in result.scored] == [None, SAMPLED, UNSAMPLED]
+    assert result.dead[0].trace.here.span_id == SPAN
+
+
+def test_a_record_that_gets_a_span_names_it_in_its_score():
+    tracer = Tracer(0.0, 50, lambda _: None, Random(1))
+    records = [record(0, headers=[("traceparent", h)]) for h in (SAMPLED, UNSAMPLED)]
+    result = planned(records, tracer=tracer)
+    (recorded,) = result.recorded
+    ours, passed_on = [dict(o.headers)["traceparent"] for o in result.scored]
+    assert ours == recorded.trace.here.traceparent != SAMPLED
+    assert ours.startswith(SAMPLED[:36])
+    assert passed_on == UNSAMPLED
+
+
+def test_spans_of_a_batch_and_of_its_records_are_linked_both_ways():
+    spans = []
+    tracer = Tracer(0.0, 50, spans.extend, Random(1))
+    batch = Batch([record(0), record(1, headers=[("traceparent", SAMPLED)])], 10.0)
+    result = plan(batch, score, lambda: True, "in.scored", tracer)
+    BatchSpans(tracer, "group", batch, result.recorded, (11.0, 12.0), delivering=13.0).end(14.0)
+    of_record, whole, *stages = spans
+    assert (of_record.name, of_record.here.trace_id, of_record.caller.span_id) == (
+        "process in",
+        "a" * 32,
+        SPAN,
+    )
+    assert (
+        of_record.attributes.items()
+        >= {"messaging.kafka.offset": 1, "fraudscale.transaction_id": "t1"}.items()
+    )
+    assert whole.attributes["messaging.batch.message_count"] == 2
+    assert [link.span_id for link in whole.links] == [SPAN]
+    assert of_record.links == [whole.here]
+    assert whole.here.trace_id != of_record.here.trace_id
+    assert [(s.name, s.started, s.ended, s.caller) for s in stages] == [
+        ("decode", 10.0, 11.0, whole.here),
+        ("model", 11.0, 12.0, whole.here),
+        ("produce", 13.0, 14.0, whole.here),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -249,7 +326,7 @@ def loop(monkeypatch):
     def make(pipe, scorer=FakeScorer):
         counts = ModelMetrics()
         settings = KafkaSettings(kafka_topic="in")
-        return Stream(pipe, scorer, counts, settings, structlog.get_logger()), counts
+        return Stream(pipe, scorer, counts, settings, structlog.get_logger(), PASSING_ON), counts
 
     return make
 
