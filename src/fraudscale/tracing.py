@@ -13,14 +13,17 @@ from typing import Final, Literal, NamedTuple
 
 from fraudscale.limits import Buckets
 
+VERSION_00: Final = 55
+"""Bytes of a `traceparent`; later versions may have more."""
 LONGEST_PARENT: Final = 256
-"""Bytes; version 00 has 55, later versions may have more."""
 LONGEST_STATE: Final = 512
 """Characters of a `tracestate`, as many as W3C asks to pass on; a longer one is dropped as a whole."""
 
 _PARENT: Final = re.compile(
-    rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?"
 )
+
+_ODD: Final = frozenset("13579bdf")  # last digits of flags that say "sampled"
 
 Kind = Literal["server", "consumer", "internal"]
 Value = str | int | float
@@ -36,7 +39,7 @@ class Context(NamedTuple):
 
     @property
     def traceparent(self) -> str:
-        return f"00-{self.trace_id}-{self.span_id}-{self.sampled:02x}"
+        return f"00-{self.trace_id}-{self.span_id}-{'01' if self.sampled else '00'}"
 
 
 def parse(traceparent: bytes, tracestate: bytes = b"") -> Context | None:
@@ -44,13 +47,15 @@ def parse(traceparent: bytes, tracestate: bytes = b"") -> Context | None:
 
     Of a later version the parts that it shares with version 00 are read; a bad `tracestate` harms nothing but itself.
     """
-    if len(traceparent) > LONGEST_PARENT or (match := _PARENT.fullmatch(traceparent)) is None:
+    if len(traceparent) > LONGEST_PARENT or _PARENT.fullmatch(traceparent) is None:
         return None
-    version, trace_id, span_id, flags, rest = match.groups()
-    if version == b"00" and rest is not None:
+    if len(traceparent) > VERSION_00 and traceparent.startswith(b"00"):
         return None
-    state = tracestate.decode("ascii", errors="ignore") if len(tracestate) <= LONGEST_STATE else ""
-    return Context(trace_id.decode(), span_id.decode(), bool(int(flags, 16) & 1), state)
+    text = traceparent.decode("latin-1")
+    state = ""
+    if tracestate and len(tracestate) <= LONGEST_STATE:
+        state = tracestate.decode("ascii", errors="ignore")
+    return Context(text[3:35], text[36:52], text[54] in _ODD, state)
 
 
 class Stage(NamedTuple):
@@ -215,9 +220,13 @@ class Tracer:
 
 
 def _of_http(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-    parents = [value for name, value in headers if name == b"traceparent"]
-    states = [value for name, value in headers if name == b"tracestate"]
-    return parents[0] if len(parents) == 1 else b"", b",".join(states)
+    parent, state = None, b""
+    for name, value in headers:
+        if name == b"traceparent":
+            parent = value if parent is None else b""
+        elif name == b"tracestate":
+            state = state + b"," + value if state else value
+    return parent or b"", state
 
 
 def _bytes(value: str | bytes | None) -> bytes:
