@@ -24,12 +24,13 @@ class Recorded(NamedTuple):
 
 def traces_of(records: Sequence[Record], tracer: Tracer, now: float) -> dict[int, Trace]:
     """Return the traces of those records that have one, by their place; `now` is a `perf_counter()`."""
-    traces = {}
     begins = tracer.begins
-    for i, record in enumerate(records):
-        if (record.headers or begins) and (trace := tracer.of_record(record.headers, now)) is not None:
-            traces[i] = trace
-    return traces
+    found = {
+        i: tracer.of_record(record.headers, now) if record.headers else tracer.begun()
+        for i, record in enumerate(records)
+        if record.headers or begins
+    }
+    return {i: trace for i, trace in found.items() if trace is not None}
 
 
 def headers_of(trace: Trace) -> list[Header]:

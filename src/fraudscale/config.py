@@ -243,7 +243,7 @@ class LogSettings(Settings):
 
 
 class TracingSettings(Settings):
-    """Traces, in OpenTelemetry's own names; what else that knows by the environment, such as certificates, holds too."""
+    """Traces, by OpenTelemetry's own names. What else its exporter reads from the environment, such as certificates, holds too."""
 
     otel_exporter_otlp_endpoint: HttpUrl | None = None
     """Collector that gets spans, such as http://127.0.0.1:4318; unset, none are made, and traces of callers are passed on."""

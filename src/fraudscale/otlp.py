@@ -140,7 +140,7 @@ class _Sender(SpanExporter):
 
 
 class _Complaints(logging.Handler):
-    """Keeps what the library said last, instead of a line for each attempt of each batch."""
+    """Keeps what the exporter said last, instead of a line for each attempt; what a client's `tracestate` lacks is no matter."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -149,7 +149,8 @@ class _Complaints(logging.Handler):
         _LIBRARY.propagate = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.last = record.getMessage()
+        if record.name.startswith("opentelemetry.exporter."):
+            self.last = record.getMessage()
 
 
 def pairs(text: str) -> dict[str, str]:

@@ -20,8 +20,8 @@ def lines(platform, door, **wanted):
 
 
 def exemplars(platform, metric):
-    """What Prometheus kept of a histogram, in the last hour."""
-    asked = urlencode({"query": f"{metric}_bucket", "start": "-3600", "end": "9999999999"})
+    """What Prometheus kept of a histogram."""
+    asked = urlencode({"query": f"{metric}_bucket", "start": "0", "end": "9999999999"})
     status, answer = platform.ask("GET", f"/api/v1/query_exemplars?{asked}", port=platform.ports.prometheus)
     assert status == 200, answer
     return [exemplar for series in answer["data"] for exemplar in series["exemplars"]]

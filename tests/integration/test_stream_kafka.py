@@ -513,6 +513,22 @@ def test_a_stream_process_shows_its_metrics_and_ends_cleanly_on_a_signal(
     assert 'ml_model_predictions_total{result="legitimate",version="7"} 500.0' in body
 
 
+def test_a_stream_process_sends_the_spans_that_wait_before_it_ends(
+    settings, kafka, make_artifact, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+    produce(settings, [value(0)], headers=[("traceparent", SAMPLED)])
+    with serving(Collector()) as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.address)
+        with process(settings, kafka, make_artifact, tmp_path) as running:
+            wait_for(lambda: sum(committed(settings).values()) == 1)
+            running.send_signal(signal.SIGTERM)
+            running.communicate(timeout=8)
+        assert running.returncode == 0
+    (span,) = collector.of(SAMPLED.split("-")[1]).values()
+    assert span.resource["fraudscale.process"] == "stream"
+
+
 def test_a_stream_process_whose_broker_is_gone_ends_in_time(settings, kafka, make_artifact, tmp_path):
     with process(settings, kafka, make_artifact, tmp_path) as running:
         produce(settings, [value(0)])
