@@ -264,7 +264,7 @@ class TracingSettings(Settings):
     ] = "parentbased_traceidratio"
     """Who decides: the caller's flag, and where no caller is, the ratio."""
     otel_traces_sampler_arg: float = Field(0.01, ge=0, le=1)
-    """The ratio: share of the traces begun here that is recorded. OpenTelemetry's own default is 1, five times the work of a prediction."""
+    """The ratio: share of the traces begun here that is recorded. OpenTelemetry's own default is 1, which multiplies the work of a prediction."""
     otel_bsp_max_queue_size: int = Field(2048, ge=8, le=1_000_000)
     """Spans that may wait to be sent; more are dropped, and counted in `trace_spans_total`."""
     otel_bsp_schedule_delay: float = Field(5000, gt=0, le=600_000)
