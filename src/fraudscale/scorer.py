@@ -57,8 +57,8 @@ class Scorer:
         self,
         transactions: Sequence[Transaction],
         started: Sequence[float],
-        traces: Mapping[int, Trace] = NO_TRACES,
         *,
+        traces: Mapping[int, Trace] = NO_TRACES,
         final: bool = True,
     ) -> list[Prediction]:
         """Score transactions in one pass of the model.

@@ -72,8 +72,8 @@ class Score(Protocol):
         self,
         transactions: Sequence[Transaction],
         started: Sequence[float],
-        traces: Mapping[int, Trace],
         *,
+        traces: Mapping[int, Trace],
         final: bool,
     ) -> list[Prediction]: ...
 
@@ -132,7 +132,7 @@ def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: st
     traces = traces_of(valid, tracer, batch.read_at)
     try:
         # not final: what fails here is given to the model again
-        predictions = score(transactions, [batch.read_at] * len(valid), traces, final=False)
+        predictions = score(transactions, [batch.read_at] * len(valid), traces=traces, final=False)
     except PredictionFailed as error:
         if not works():
             raise ModelBroken(str(error)) from error
@@ -193,7 +193,9 @@ def _score_singly(
     for i, (record, transaction) in enumerate(zip(valid, transactions, strict=True)):
         trace = traces.get(i)
         try:
-            (prediction,) = score([transaction], [read_at], {0: trace} if trace else NO_TRACES, final=True)
+            (prediction,) = score(
+                [transaction], [read_at], traces={0: trace} if trace else NO_TRACES, final=True
+            )
         except PredictionFailed as error:
             result.dead.append(DeadLetter(record, "prediction", "", str(error), trace))
         else:

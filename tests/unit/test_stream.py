@@ -51,7 +51,7 @@ def record(offset: int, value: bytes | None = None, *, partition: int = 0, **mor
     return Record("in", partition, offset, f"k{offset}".encode(), body, **more)
 
 
-def score(transactions, started, traces=NO_TRACES, *, final=True):
+def score(transactions, started, *, traces=NO_TRACES, final=True):
     assert len(transactions) == len(started) > 0
     return [
         Prediction(t.transaction_id, False, 0.1, 0.9, "7", "2026-11-23T10:00:00Z", 1.0, "r")
@@ -60,7 +60,7 @@ def score(transactions, started, traces=NO_TRACES, *, final=True):
 
 
 def failing_on(*ids):
-    def scored(transactions, started, traces=NO_TRACES, *, final=True):
+    def scored(transactions, started, *, traces=NO_TRACES, final=True):
         if any(t.transaction_id in ids for t in transactions):
             raise PredictionFailed("model 7 failed: no")
         return score(transactions, started)
@@ -109,7 +109,7 @@ def test_what_is_no_trace_does_not_go_on():
 def test_each_transaction_is_scored_with_its_own_trace():
     seen = []
 
-    def scored(transactions, started, traces, *, final):
+    def scored(transactions, started, *, traces, final):
         seen.append(
             {transactions[i].transaction_id: trace.caller or trace.here for i, trace in traces.items()}
         )
