@@ -1,6 +1,7 @@
 """Bytes to records and back. The only place that knows what can be wrong with a client's bytes."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -49,6 +50,18 @@ def decode_transaction(body: bytes) -> Transaction:
         raise _explain(body, error) from error
 
 
+def decode_each(bodies: Sequence[bytes]) -> list[Transaction]:
+    """Read one transaction from each body.
+
+    Raises:
+        InvalidTransaction: as for one, of the first that is none; `decode_transaction` tells which.
+    """
+    try:
+        return [_decode_one(body) for body in bodies]
+    except _BAD_BYTES as error:
+        raise _explain(b"", error) from error
+
+
 def decode_transactions(body: bytes) -> list[Transaction]:
     """Read the body of a batch request: 1 to 1,000 transactions under `transactions`.
 
@@ -69,27 +82,33 @@ def encode_predictions(predictions: list[Prediction]) -> bytes:
     return _encoder.encode(PredictionBatch(predictions))
 
 
-def encode_scored(transaction: Transaction, prediction: Prediction, event_time: str) -> bytes:
-    """Join a transaction and its prediction into the value of a `<topic>.scored` record."""
-    return _encoder.encode(
-        ScoredTransaction(
-            transaction.transaction_id,
-            transaction.amount,
-            transaction.merchant_category,
-            transaction.hour,
-            transaction.day_of_week,
-            transaction.user_age,
-            transaction.account_balance,
-            prediction.is_fraud,
-            prediction.fraud_probability,
-            prediction.confidence,
-            prediction.model_version,
-            prediction.prediction_time,
-            prediction.processing_time_ms,
-            prediction.replica_id,
-            event_time,
+def encode_scored(
+    transactions: Sequence[Transaction], predictions: Sequence[Prediction], event_times: Sequence[str]
+) -> list[bytes]:
+    """Join transactions and their predictions into the values of `<topic>.scored` records."""
+    encode = _encoder.encode
+    return [
+        encode(
+            ScoredTransaction(
+                t.transaction_id,
+                t.amount,
+                t.merchant_category,
+                t.hour,
+                t.day_of_week,
+                t.user_age,
+                t.account_balance,
+                p.is_fraud,
+                p.fraud_probability,
+                p.confidence,
+                p.model_version,
+                p.prediction_time,
+                p.processing_time_ms,
+                p.replica_id,
+                event_time,
+            )
         )
-    )
+        for t, p, event_time in zip(transactions, predictions, event_times, strict=True)
+    ]
 
 
 def _explain(body: bytes, error: Exception) -> InvalidTransaction:

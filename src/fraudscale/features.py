@@ -72,9 +72,8 @@ class Featurizer:
             name: (float(code), math.log1p(usual))
             for code, (name, usual) in enumerate(zip(categories, usual_amounts, strict=True))
         }
-
-    def knows(self, category: str) -> bool:
-        return category in self._code_and_log_usual
+        self.knows = self._code_and_log_usual.__contains__
+        """Whether a category is one of the model's."""
 
     def rows(self, transactions: Iterable[Transaction]) -> Rows:
         """Compute one float32 row a transaction, columns as in `FEATURES`."""

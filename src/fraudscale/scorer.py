@@ -105,8 +105,9 @@ class Scorer:
             metrics.predictions.labels(version, "fraud").value += frauds
         if frauds < len(predictions):
             metrics.predictions.labels(version, "legitimate").value += len(predictions) - frauds
-        if unknown := sum(not model.featurizer.knows(t.merchant_category) for t in transactions):
-            metrics.unknown_categories.labels().value += unknown
+        known = sum(map(model.featurizer.knows, [t.merchant_category for t in transactions]))
+        if known < len(transactions):
+            metrics.unknown_categories.labels().value += len(transactions) - known
         for trace in traces.values():
             if trace.sampled:
                 self._duration.exemplify(end - begin, trace.ids())

@@ -19,7 +19,7 @@ from fraudscale.broker.client import Link, NotDelivered
 from fraudscale.broker.messages import Batch, Header, Output, Record
 from fraudscale.broker.pipe import Pipe
 from fraudscale.broker.watermarks import Watermarks
-from fraudscale.codec import InvalidTransaction, decode_transaction, encode_scored
+from fraudscale.codec import InvalidTransaction, decode_each, decode_transaction, encode_scored
 from fraudscale.config import (
     KafkaSettings,
     LogSettings,
@@ -118,15 +118,7 @@ def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: st
         NoModel: there is none.
     """
     result = Plan()
-    valid: list[Record] = []
-    transactions: list[Transaction] = []
-    for record in batch.records:
-        try:
-            transactions.append(decode_transaction(record.value or _value_of(record)))
-            valid.append(record)
-        except InvalidTransaction as error:
-            trace = tracer.of_record(record.headers, batch.read_at)
-            result.dead.append(DeadLetter(record, "validation", error.field, error.reason, trace))
+    valid, transactions = _decode(batch, tracer, result.dead)
     if not valid:
         return result
     traces = traces_of(valid, tracer, batch.read_at)
@@ -138,13 +130,29 @@ def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: st
             raise ModelBroken(str(error)) from error
         _score_singly(valid, transactions, traces, batch.read_at, score, scored_topic, result)
         return result
-    result.scored = [
-        _scored(record, transaction, prediction, scored_topic)
-        for record, transaction, prediction in zip(valid, transactions, predictions, strict=True)
-    ]
+    result.scored = _scored(valid, transactions, predictions, scored_topic)
     for i, trace in traces.items():
         _trace(result, result.scored[i], valid[i], predictions[i], trace)
     return result
+
+
+def _decode(batch: Batch, tracer: Tracer, dead: list[DeadLetter]) -> tuple[list[Record], list[Transaction]]:
+    """Return the records that are transactions, and those; the others are dead letters."""
+    records = batch.records
+    try:
+        return records, decode_each([record.value or b"" for record in records])
+    except InvalidTransaction:
+        pass  # one of them is bad: seldom enough to begin again
+    valid: list[Record] = []
+    transactions: list[Transaction] = []
+    for record in records:
+        try:
+            transactions.append(decode_transaction(record.value or _value_of(record)))
+            valid.append(record)
+        except InvalidTransaction as error:
+            trace = tracer.of_record(record.headers, batch.read_at)
+            dead.append(DeadLetter(record, "validation", error.field, error.reason, trace))
+    return valid, transactions
 
 
 def dead_letter(letter: DeadLetter, topic: str, now: datetime) -> Output:
@@ -199,7 +207,7 @@ def _score_singly(
         except PredictionFailed as error:
             result.dead.append(DeadLetter(record, "prediction", "", str(error), trace))
         else:
-            result.scored.append(_scored(record, transaction, prediction, topic))
+            result.scored += _scored([record], [transaction], [prediction], topic)
             if trace:
                 _trace(result, result.scored[-1], record, prediction, trace)
 
@@ -210,16 +218,18 @@ def _trace(result: Plan, output: Output, record: Record, prediction: Prediction,
         result.recorded.append(scored(record, prediction, trace))
 
 
-def _scored(record: Record, transaction: Transaction, prediction: Prediction, topic: str) -> Output:
-    source_topic, source_partition = _place(record.topic, record.partition)
-    headers: list[Header] = [source_topic, source_partition, (SOURCE_OFFSET, b"%d" % record.offset)]
-    value = encode_scored(transaction, prediction, rfc3339(record.timestamp))
-    return Output(topic, record.key, value, headers)
+def _scored(
+    records: Sequence[Record],
+    transactions: Sequence[Transaction],
+    predictions: Sequence[Prediction],
+    topic: str,
+) -> list[Output]:
+    values = encode_scored(transactions, predictions, [rfc3339(r.timestamp) for r in records])
+    return [Output(topic, r.key, value, _source(r)) for r, value in zip(records, values, strict=True)]
 
 
 def _source(record: Record) -> list[Header]:
-    topic, partition = _place(record.topic, record.partition)
-    return [topic, partition, (SOURCE_OFFSET, b"%d" % record.offset)]
+    return [*_place(record.topic, record.partition), (SOURCE_OFFSET, b"%d" % record.offset)]
 
 
 @lru_cache(maxsize=1024)
@@ -290,8 +300,8 @@ class Stream:
     def _take_through(self, batch: Batch) -> None:
         self._active.value = len(batch.records)
         try:
-            topic = self._settings.scored_topic
-            planned = plan(batch, self._scorer.score, self._model_works, topic, self._tracer)
+            scored_topic = self._settings.scored_topic
+            planned = plan(batch, self._scorer.score, self._model_works, scored_topic, self._tracer)
         except ModelBroken as error:
             self._pipe.give_back(batch)
             self._back_off("model_broken", error)
@@ -301,7 +311,9 @@ class Stream:
         now, topic = datetime.now(UTC), self._settings.dead_letter_topic
         dead = [dead_letter(letter, topic, now) for letter in planned.dead]
         recorded = self._spans_of(batch, planned)
-        self._pipe.deliver(batch, planned.scored + dead, lambda: self._committed(planned, recorded))
+        # no more than these numbers and letters is kept until the commit
+        scored, letters = len(planned.scored), planned.dead
+        self._pipe.deliver(batch, planned.scored + dead, lambda: self._committed(scored, letters, recorded))
 
     def _spans_of(self, batch: Batch, planned: Plan) -> BatchSpans | None:
         recorded = planned.recorded + [
@@ -314,14 +326,14 @@ class Stream:
         group, model = self._settings.kafka_group, self._scorer.last_pass if planned.scored else None
         return BatchSpans(self._tracer, group, batch, recorded, model, delivering=perf_counter())
 
-    def _committed(self, planned: Plan, recorded: BatchSpans | None) -> None:
+    def _committed(self, scored: int, dead: list[DeadLetter], recorded: BatchSpans | None) -> None:
         """Count what must not be counted before readers can see it."""
         if recorded is not None:
             recorded.end(perf_counter())
         self._failures = 0
-        self._validation.value += sum(letter.reason == "validation" for letter in planned.dead)
-        self._dead.add(planned.dead)
-        self._log.debug("batch_scored", scored=len(planned.scored), dead=len(planned.dead))
+        self._validation.value += sum(letter.reason == "validation" for letter in dead)
+        self._dead.add(dead)
+        self._log.debug("batch_scored", scored=scored, dead=len(dead))
 
     def _finish(self) -> None:
         try:

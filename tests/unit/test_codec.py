@@ -127,7 +127,7 @@ def test_no_bytes_raise_anything_else(content):
 
 def test_a_scored_record_holds_both_records_and_the_event_time():
     prediction = Prediction("tx-1", True, 0.75, 0.75, "3", "2026-11-01T00:00:01Z", 1.5, "replica-1")
-    value = json.loads(codec.encode_scored(Transaction(**GOOD), prediction, "2026-11-01T00:00:00Z"))
+    value = json.loads(*codec.encode_scored([Transaction(**GOOD)], [prediction], ["2026-11-01T00:00:00Z"]))
     assert value == GOOD | {
         "is_fraud": True,
         "fraud_probability": 0.75,

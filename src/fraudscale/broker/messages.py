@@ -37,13 +37,13 @@ class Batch(msgspec.Struct, frozen=True):
     records: list[Record]
     read_at: float
 
-    def first_offsets(self) -> dict[tuple[str, int], int]:
-        """Where each partition of the batch begins: it is read again from there."""
-        return {(r.topic, r.partition): r.offset for r in reversed(self.records)}
+    @property
+    def partitions(self) -> set[int]:
+        return {r.partition for r in self.records}
 
-    def next_offsets(self) -> dict[tuple[str, int], int]:
+    def next_offsets(self) -> dict[int, int]:
         """Where each partition of the batch goes on: what is committed."""
-        return {(r.topic, r.partition): r.offset + 1 for r in self.records}
+        return {r.partition: r.offset + 1 for r in self.records}
 
 
 def records_of(messages: list[Any], complain: Callable[[KafkaError], None], now: int) -> list[Record]:

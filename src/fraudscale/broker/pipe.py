@@ -5,6 +5,7 @@ and scored.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -49,10 +50,11 @@ LOOK_AGAIN_SECONDS: Final = 0.7
 
 @dataclass(frozen=True)
 class _InFlight:
-    """A transaction that a thread of its own commits."""
+    """A transaction that a thread of its own commits: numbers, not the records, whose memory the next batch takes."""
 
-    batch: Batch
-    outputs: Sequence[Output]
+    records: int
+    outputs: Counter[str]
+    """Of each topic."""
     on_committed: Callable[[], None]
     until: float
     """`time.monotonic()` when it is given up."""
@@ -171,7 +173,7 @@ class Pipe:
             NotDelivered: the batch before it failed too; both are read again.
         """
         self._settle()
-        self._lose_places({partition for _, partition in batch.first_offsets()})
+        self._lose_places(batch.partitions)
 
     def hurry(self, deadline: float) -> None:
         """Wait for the broker until this `time.monotonic()` only: we are stopping."""
@@ -370,7 +372,7 @@ class Pipe:
         producer, consumer = self._producer, self._consumer
         assert producer is not None  # noqa: S101 - both are here as long as a batch is
         assert consumer is not None  # noqa: S101
-        offsets = [TopicPartition(t, p, offset) for (t, p), offset in batch.next_offsets().items()]
+        offsets = [self._place(partition, offset) for partition, offset in batch.next_offsets().items()]
         try:
             producer.begin_transaction()
             self._write(producer, outputs)
@@ -378,7 +380,8 @@ class Pipe:
         except KafkaException as error:
             raise self._failed(_failure(error.args[0])) from error
         until = time.monotonic() + SETTLE_SECONDS
-        self._in_flight = _InFlight(batch, outputs, on_committed, until, Future())
+        topics = Counter([output.topic for output in outputs])
+        self._in_flight = _InFlight(len(batch.records), topics, on_committed, until, Future())
         # a daemon: a broker that is gone must not hold the end of the process up
         commit = Thread(target=_commit, args=(producer, offsets, group, self._in_flight.done), daemon=True)
         commit.start()
@@ -446,12 +449,11 @@ class Pipe:
         return error
 
     def _count(self, flight: _InFlight) -> None:
-        metrics, topic = self._metrics, self._settings.scored_topic
+        metrics = self._metrics
         metrics.transactions.labels("committed").value += 1
-        metrics.consumed.labels(self._settings.kafka_topic).value += len(flight.batch.records)
-        scored = [output.topic for output in flight.outputs].count(topic)
-        metrics.produced.labels(topic).value += scored
-        metrics.produced.labels(self._settings.dead_letter_topic).value += len(flight.outputs) - scored
+        metrics.consumed.labels(self._settings.kafka_topic).value += flight.records
+        for topic, outputs in flight.outputs.items():
+            metrics.produced.labels(topic).value += outputs
 
 
 def _consumer(settings: KafkaSettings, name: str, protocol: str) -> Consumer:

@@ -1,5 +1,6 @@
 """What the pipe does when partitions come and go and transactions fail, with a consumer that does it on demand."""
 
+from collections import Counter
 from concurrent.futures import Future
 
 import pytest
@@ -19,10 +20,10 @@ def record(offset: int, *, partition: int = 0) -> Record:
     return Record("in", partition, offset, None, b"", (), 0)
 
 
-def test_a_batch_knows_where_each_partition_begins_and_goes_on():
+def test_a_batch_knows_where_each_partition_goes_on():
     batch = Batch([record(4), record(9, partition=1), record(5), record(7)], 0.0)
-    assert batch.first_offsets() == {("in", 0): 4, ("in", 1): 9}
-    assert batch.next_offsets() == {("in", 0): 8, ("in", 1): 10}
+    assert batch.partitions == {0, 1}
+    assert batch.next_offsets() == {0: 8, 1: 10}
 
 
 class FakeMessage:
@@ -156,7 +157,7 @@ def test_a_partition_in_vain_looked_for_is_not_looked_for_at_every_read():
 def test_a_failed_transaction_takes_its_producer_and_all_places_with_it():
     consumer = FakeConsumer([])
     pipe = pipe_on(consumer, {0, 1})
-    pipe._in_flight = pipe_module._InFlight(Batch([record(5)], 0.0), [], lambda: None, float("inf"), Future())
+    pipe._in_flight = pipe_module._InFlight(1, Counter(), lambda: None, float("inf"), Future())
     pipe._in_flight.done.set_exception(NotDelivered("no"))
     with pytest.raises(NotDelivered):
         pipe.finish()
