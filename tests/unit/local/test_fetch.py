@@ -27,7 +27,7 @@ def repository(tmp_path, monkeypatch):
         (folder / path).parent.mkdir(parents=True)
         (folder / path).write_bytes(content)
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in JARS.items()}
-    monkeypatch.setattr(fetch, "jar_list", lambda version: digests)
+    monkeypatch.setattr(fetch, "jar_list", lambda version, product="Kafka": digests)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
