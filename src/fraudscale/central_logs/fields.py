@@ -87,7 +87,7 @@ OF_EVENTS: Final[dict[str, Type]] = {
     "wanted": "keyword",
 }
 """What an event may have; docs/reference/logs.md says which."""
-ALIASES: Final[dict[str, str]] = {"@timestamp": "timestamp", "trace.id": "trace_id", "span.id": "span_id"}
+ALIASES: Final[dict[str, str]] = {"trace.id": "trace_id", "span.id": "span_id"}
 """The same fields by the names of the Elastic Common Schema, for tools that look for those."""
 
 LOGS: Final = "fraudscale-logs"
@@ -131,6 +131,7 @@ def _aliases(fields: dict[str, Type]) -> dict[str, Any]:
 
 
 _ORIGIN: Final = {
+    "@timestamp": _property("date"),  # a collector's own clock, where it adds that
     "log": {"properties": {"file": _property("keyword"), "offset": _property("long")}},
     "kubernetes": {
         "properties": {

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Final, TypeVar
 
 from fraudscale import logs
-from fraudscale.central_logs.documents import MAPPING, REASONS, Document, dead_letter, document
+from fraudscale.central_logs.documents import MAPPING, NOT_JSON, REASONS, Document, dead_letter, document
 from fraudscale.central_logs.files import Batch, Follower
 from fraudscale.central_logs.store import (
     IndexSize,
@@ -33,6 +33,7 @@ from fraudscale.ops_server import OpsServer
 PAUSE_SECONDS: Final = 0.5
 """Between two looks at logs in which nothing was new."""
 BACK_OFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+DISK_SECONDS: Final = 5.0
 TIDY_SECONDS: Final = 60.0
 UNREADY_SECONDS: Final = 30.0
 """A shipper whose store has been away for so long says so at /readyz."""
@@ -77,8 +78,8 @@ class Shipper:
         seconds = 0.0 if away is None else time.monotonic() - away
         return f"the store has been away for {seconds:.0f} s" if seconds > UNREADY_SECONDS else None
 
-    def persist(self, work: Callable[[], T]) -> T:
-        """Do something, again and again until the store and the disk let us.
+    def at_store(self, work: Callable[[], T]) -> T:
+        """Ask something of the store, again and again until it answers.
 
         Raises:
             Stopping: a signal came before that.
@@ -89,13 +90,23 @@ class Shipper:
                 result = work()
             except StoreUnavailable as error:
                 self._back_off(str(error))
-            except OSError as error:
-                if self._seldom.due("positions"):
-                    self._log.error("log_positions_not_written", error=str(error))
-                self._pause(BACK_OFF_SECONDS[-2])
             else:
                 self._is_back()
                 return result
+
+    def on_disk(self, work: Callable[[], T]) -> T:
+        """Do something with the positions, again and again until the disk lets us.
+
+        Raises:
+            Stopping: a signal came before that.
+        """
+        while True:
+            try:
+                return work()
+            except OSError as error:
+                if self._seldom.due("positions"):
+                    self._log.error("log_positions_not_written", error=str(error))
+                self._pause(DISK_SECONDS)
 
     def step(self, follower: Follower) -> bool:
         """Ship one batch; tell whether there was one.
@@ -103,12 +114,12 @@ class Shipper:
         Raises:
             Stopping: a signal came; the batch is read again at the next start, under the same ids.
         """
-        batch = self.persist(follower.read)
+        batch = self.on_disk(follower.read)
         self._metrics.behind.labels().value = follower.behind()
         if not batch.offsets:
             return False
         self._deliver(batch, follower)
-        self.persist(lambda: follower.accept(batch))
+        self.on_disk(lambda: follower.accept(batch))
         self._metrics.behind.labels().value = follower.behind()
         return True
 
@@ -137,7 +148,7 @@ class Shipper:
         while pending:
             pending = self._send(pending, now)
             if pending:
-                self.persist(follower.look)
+                self.on_disk(follower.look)
 
     def _send(self, documents: Sequence[Document], now: datetime) -> list[Document]:
         """Send documents; return those that are to be sent again, or as dead letters."""
@@ -187,6 +198,8 @@ class Shipper:
             self._metrics.shipped.labels().value += 1
             return
         self._metrics.rejected.labels(one.refused).value += 1
+        if one.refused == NOT_JSON:  # other people's programs write text; that is no warning
+            return
         self._refused += 1
         if self._seldom.due("refused"):
             self._log.warning(
@@ -273,8 +286,8 @@ def run(
     server = OpsServer(ops, process_registry(metrics), shipper.not_ready)
     server.start()
     try:
-        shipper.persist(lambda: store.install(settings.log_templates))
-        cluster = shipper.persist(store.cluster)
+        shipper.at_store(lambda: store.install(settings.log_templates))
+        cluster = shipper.at_store(store.cluster)
         follower = Follower(home / "logs", home / "data/log-positions.json", cluster, shipper.cut_unread)
         log.info("log_shipping_started", address=endpoint)
         _ship(shipper, follower, settings, stop)

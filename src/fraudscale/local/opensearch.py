@@ -23,6 +23,8 @@ appender.console.type = Console
 appender.console.name = console
 appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = [%d{ISO8601}] %p %c{1.} %m%n
+logger.resources.name = org.opensearch.cluster.InternalClusterInfoService
+logger.resources.level = error
 rootLogger.level = warn
 rootLogger.appenderRef.console.ref = console
 """
