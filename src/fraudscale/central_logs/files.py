@@ -8,6 +8,7 @@ from the copy. Each content gets an id of its own, written down before its first
 import hashlib
 import os
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Follower:
         self._lost = lost
         self._new_id = new_id
         self._places = [] if (kept := _read(positions)) is None or kept.cluster != cluster else kept.places
-        self._next = 0
+        self._turn = 0
 
     def read(self) -> Batch:
         """Read what is new, at most about `BATCH_BYTES`; an empty batch where nothing is.
@@ -94,14 +95,16 @@ class Follower:
         """
         self.look()
         batch, size = Batch([], {}), 0
-        # Each call begins with another file, so that a loud one can't keep the others waiting.
-        turn = self._next % max(1, len(self._places))
-        for place in [*self._places[turn:], *self._places[:turn]]:
-            if size >= BATCH_BYTES:
-                break
-            self._next += 1
+        # Chunk by chunk in turn, so that a loud file can't keep the others waiting; the next batch begins where this ends.
+        left = deque(self._places)
+        left.rotate(-self._turn)
+        while left and size < BATCH_BYTES:
+            place = left.popleft()
+            self._turn = (self._places.index(place) + 1) % len(self._places)
             with suppress(FileNotFoundError):
-                size += self._read_on(place, batch)
+                if read := self._read_on(place, batch):
+                    size += read
+                    left.append(place)
         return batch
 
     def look(self) -> None:
@@ -170,15 +173,16 @@ class Follower:
     # What they say.
 
     def _read_on(self, place: Place, batch: Batch) -> int:
+        begin = batch.offsets.get(place.content, place.offset)
         with self._file(place).open("rb") as file:
-            file.seek(place.offset)
+            file.seek(begin)
             chunk = file.read(CHUNK_BYTES)
         end = chunk.rfind(b"\n") + 1
         if not end and (len(chunk) == CHUNK_BYTES or place.rest):
             end = len(chunk)  # longer than any line of ours; or its writer died before the end of it
         if end:
-            batch.lines += _lines(place, chunk[:end])
-            batch.offsets[place.content] = place.offset + end
+            batch.lines += _lines(place, chunk[:end], begin)
+            batch.offsets[place.content] = begin + end
         return end
 
     def _save(self) -> None:
@@ -199,8 +203,7 @@ def _read(positions: Path) -> Kept | None:
         return None
 
 
-def _lines(place: Place, block: bytes) -> Iterator[Line]:
-    offset = place.offset
+def _lines(place: Place, block: bytes, offset: int) -> Iterator[Line]:
     for content in block.split(b"\n"):
         if content.strip():
             yield Line(f"{place.content}-{offset}", f"{place.name}.log", offset, content)

@@ -156,16 +156,31 @@ def test_a_log_that_was_cut_twice_unread_is_told(folder):
 
 def test_a_loud_part_does_not_keep_the_others_waiting(folder, monkeypatch):
     monkeypatch.setattr(files, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(files, "BATCH_BYTES", 150)
+    monkeypatch.setattr(files, "BATCH_BYTES", 250)
     for part in "abc":
-        folder.write(part, *(f"{part}{i:03}" for i in range(100)))
+        folder.write(part, *(f"{part}{i:03}" for i in range(1000)))
+    batch = folder.follower().read()
+    assert {line.file for line in batch.lines} == {"a.log", "b.log", "c.log"}
+
+
+def test_the_next_batch_begins_with_the_part_after_the_last(folder, monkeypatch):
+    monkeypatch.setattr(files, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(files, "BATCH_BYTES", 50)
+    for part in "abc":
+        folder.write(part, *(f"{part}{i:03}" for i in range(1000)))
     follower = folder.follower()
-    turns = []
-    for _ in range(3):
-        batch = follower.read()
-        follower.accept(batch)
-        turns.append({line.file for line in batch.lines})
-    assert set.union(*turns) == {"a.log", "b.log", "c.log"}
+    assert [follower.read().lines[0].file for _ in range(4)] == ["a.log", "b.log", "c.log", "a.log"]
+
+
+def test_a_shorter_log_that_begins_as_before_is_another_content(folder):
+    """A program that says the same at each start, such as a job that has nothing to do."""
+    same = ["the same words at each start"] * 50
+    folder.write("a", *same, "and more")
+    follower = folder.follower()
+    drain(follower)
+    machine.rotate(folder.logs, limit=1)
+    folder.write("a", *same)
+    assert len(drain(follower)) == 50
 
 
 def test_a_line_longer_than_a_chunk_comes_in_pieces_and_stops_nothing(folder, monkeypatch):
