@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 import structlog
 
+from fraudscale.central_logs import files
 from fraudscale.central_logs.documents import REASONS
 from fraudscale.central_logs.fields import DEAD_LOGS, LOGS
 from fraudscale.central_logs.files import Follower
@@ -131,14 +132,15 @@ def test_a_transaction_is_found_with_its_trace_as_in_the_files(run):
         "prediction_made",
         "prediction_made",
     ]
-    files = in_files(run.logs, Query(transaction="tx-1"))
-    assert [line["log"] for line in files.lines] == [line["log"] for line in by_transaction.lines]
+    in_logs = in_files(run.logs, Query(transaction="tx-1"))
+    assert [line["log"] for line in in_logs.lines] == [line["log"] for line in by_transaction.lines]
     # by the name that the Elastic Common Schema has for it
     assert in_store(run.store, Query(trace="t-2")).total == 1
     assert in_store(run.store, Query(event="request_begun", limit=1)).total == 2
 
 
-def test_thousands_of_lines_through_a_cut_and_a_new_shipper_are_there_once(run, tmp_path):
+def test_thousands_of_lines_through_a_cut_and_a_new_shipper_are_there_once(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "BATCH_BYTES", 100_000)
     for begin in (0, 5_000):
         run.write("a", *(event("counted_one", count=i) for i in range(begin, begin + 5_000)))
         run.shipper.step(run.follower)  # a first batch; the rest is unread
