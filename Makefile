@@ -15,7 +15,7 @@ run := .venv/bin/
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-up: sync-run ## Start the whole platform on this machine; Ctrl-C stops it (TRAFFIC=0: without sample transactions; KAFKA=zookeeper: on Kafka 3.9)
+up: sync-run ## Start the whole platform on this machine; Ctrl-C stops it (TRAFFIC=0: without sample transactions; KAFKA=zookeeper: on Kafka 3.9; LOGS=opensearch: with central logs)
 	@$(run)fraudscale up
 
 down: sync-run ## Stop the platform, and what a crashed run left

@@ -1,5 +1,6 @@
-"""Write the files that are generated: the settings, metrics and alerts pages, and `.env`; `--check` only compares."""
+"""Write the files that are generated: pages of settings, metrics and alerts, `.env`, what central logs need; `--check` only compares."""
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from fraudscale.central_logs import fields, kibana
 from fraudscale.config import TOPICS, Settings
 from fraudscale.metrics import METRICS
 
@@ -135,11 +137,18 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split()).replace("|", "\\|")
 
 
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
+
+
 FILES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/alerts.md": alerts_page,
     ".env": env_file,
+    f"logging/elasticsearch/{fields.LOGS}.json": lambda: _json(fields.logs_template()),
+    f"logging/elasticsearch/{fields.DEAD_LOGS}.json": lambda: _json(fields.dead_logs_template()),
+    "logging/kibana/fraudscale.ndjson": kibana.saved_objects,
 }
 
 
@@ -150,6 +159,7 @@ def main() -> int:
         if not path.exists() or path.read_text() != wanted:
             stale.append(name)
             if "--check" not in sys.argv:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(wanted)
     if stale:
         print("\n".join(f"{'not current' if '--check' in sys.argv else 'written'}: {name}" for name in stale))

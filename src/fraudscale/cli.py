@@ -13,6 +13,7 @@ import typer
 
 from fraudscale.config import (
     AlertSettings,
+    CentralLogSettings,
     HttpSettings,
     KafkaSettings,
     LocalSettings,
@@ -178,6 +179,63 @@ def autoscale() -> None:
     except ManifestError as error:
         raise Failed(str(error), code=2) from error
     raise typer.Exit(code)
+
+
+@app.command(hidden=True)
+def ship_logs() -> None:
+    """Bring the log lines of all parts to the store until a signal; `up LOGS=opensearch` runs it."""
+    from fraudscale.central_logs import ship
+    from fraudscale.central_logs.store import StoreRefused
+    from fraudscale.local import running
+
+    local = LocalSettings.read()
+    try:
+        code = ship.run(
+            running.log_store(local),
+            local.fraudscale_home,
+            CentralLogSettings.read(),
+            MetricsSettings.read(),
+            LogSettings.read(),
+        )
+    except StoreRefused as error:
+        raise Failed(str(error)) from error
+    raise typer.Exit(code)
+
+
+@app.command()
+def logs(
+    trace: Annotated[str | None, typer.Option(help="Lines of this trace id.")] = None,
+    transaction: Annotated[
+        str | None, typer.Option(help="Lines of this transaction, and of its traces.")
+    ] = None,
+    event: Annotated[str | None, typer.Option(help="Lines of this event, such as dead_lettered.")] = None,
+    since: Annotated[str | None, typer.Option(help="10m, 2h, 1d, or an instant in RFC 3339.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The first so many, by time.")] = 1000,
+    files: Annotated[
+        bool, typer.Option("--files", help="Search the files, even where a store runs.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find log lines over all parts, by time: in the store of `LOGS=opensearch` where it runs, else in the files."""
+    from fraudscale.central_logs import search
+    from fraudscale.central_logs.store import StoreRefused, StoreUnavailable
+    from fraudscale.local import running
+
+    home = LocalSettings.read().fraudscale_home
+    try:
+        start = search.since(since, datetime.now(UTC)) if since else None
+        query = search.Query(trace, transaction, event, start, limit)
+        store = None if files else running.open_log_store(home, CentralLogSettings.read())
+        found = search.in_store(store, query) if store else search.in_files(home / "logs", query)
+    except search.BadQuery as error:
+        raise Failed(str(error), code=2) from error
+    except (StoreUnavailable, StoreRefused) as error:
+        raise Failed(f"{error}; --files searches the files of this machine") from error
+    for line in map(json.dumps, found.lines) if as_json else search.as_text(found.lines):
+        print(line)
+    if found.total > len(found.lines):
+        print(f"and {found.total - len(found.lines)} more: --limit, --since", file=sys.stderr)
+    raise typer.Exit(0 if found.lines else 1)
 
 
 @app.command()

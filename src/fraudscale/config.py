@@ -86,6 +86,8 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 KafkaMode = Literal["kraft", "zookeeper"]
 """Who keeps the metadata of a broker that we start."""
+LogStore = Literal["none", "opensearch"]
+"""Where the lines of all parts are brought together."""
 
 
 class Settings(BaseSettings):
@@ -306,12 +308,35 @@ class LocalSettings(Settings):
     """Which Kafka `make up` starts: `kraft` (4.3) or `zookeeper` (3.9 with Apache ZooKeeper), each with data of its own."""
     prometheus_endpoint: HttpUrl | None = None
     """A Prometheus of yours to use instead of starting one."""
+    logs: LogStore = "none"
+    """`opensearch`: bring the log lines of all parts together in an OpenSearch, which `make up` starts; `none`: they stay in files."""
+    opensearch_endpoint: HttpUrl | None = None
+    """An OpenSearch or Elasticsearch of yours for the log lines, instead of starting one."""
     hpa_manifest: Path = Path("argocd/manifests/hpa.yaml")
     """When the autoscaler of `make up` scales, as in a cluster."""
     deployment_manifest: Path = Path("argocd/manifests/deployment.yaml")
     """What a replica requests; utilisation is a percentage of it."""
     time_scale: float = Field(1, ge=1, le=20)
     """How many times as fast time runs: windows, periods and sync of the autoscaler, those of alerts, and scrape intervals are divided by it."""
+
+    @property
+    def starts_opensearch(self) -> bool:
+        return self.logs == "opensearch" and self.opensearch_endpoint is None
+
+
+class CentralLogSettings(Settings):
+    """Central logs: how lines are shipped, and how long they stay."""
+
+    log_templates: Path = Path("logging/elasticsearch")
+    """Folder of the index templates that are installed before the first line is sent."""
+    log_keep_days: int = Field(3, ge=0, le=365)
+    """Days after which an index of log lines is deleted; 0: never, for a store with a lifecycle of its own."""
+    log_keep_bytes: int = Field(4 * 1024**3, ge=64 * 1024**2)
+    """Size of all indices of log lines together above which the oldest is deleted, even today's; not where days are 0."""
+    opensearch_username: str | None = None
+    """For a store that asks who calls; with a password."""
+    opensearch_password: SecretStr | None = None
+    """Goes with the name."""
 
 
 class AlertSettings(Settings):
@@ -357,6 +382,7 @@ TOPICS: tuple[type[Settings], ...] = (
     LogSettings,
     TracingSettings,
     LocalSettings,
+    CentralLogSettings,
     AlertSettings,
 )
 """All settings, for the reference page, `.env` and their tests."""

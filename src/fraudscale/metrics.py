@@ -201,6 +201,24 @@ TRACE_SPANS = Metric(
     "Spans by what became of them: exported, failed (the collector did not take them), dropped (no room to wait in).",
     ("result",),
 )
+LOGS_SHIPPED = Metric("logs_shipped_total", "counter", "Log lines that the store has.")
+LOGS_REJECTED = Metric(
+    "logs_rejected_total",
+    "counter",
+    "Log lines in the dead-letter index: not_json, no_timestamp, or mapping (the store refused them).",
+    ("reason",),
+)
+LOGS_REPEATED = Metric(
+    "logs_repeated_total", "counter", "Log lines that were sent again and were there already."
+)
+LOGS_DROPPED = Metric("logs_dropped_total", "counter", "Log lines that not even the dead-letter index took.")
+LOGS_CUT_UNREAD = Metric(
+    "logs_cut_unread_total", "counter", "Log files that were cut twice before all of them was read."
+)
+LOGS_FAILURES = Metric(
+    "logs_store_failures_total", "counter", "Requests that the store could not answer, tried again later."
+)
+LOGS_BEHIND = Metric("logs_behind_bytes", "gauge", "Bytes of log files that are not shipped yet.")
 
 MANY: Final = 100
 """So many observations at once are counted by numpy, whose call costs more than it saves for fewer."""
@@ -388,6 +406,19 @@ class HpaMetrics(Families):
         self.condition = Family(HPA_CONDITION, Gauge)
         self.target = Family(HPA_TARGET, Gauge)
         self.seen = Family(HPA_SEEN, Gauge)
+
+
+class LogShippingMetrics(Families):
+    """What the shipper of log lines counts."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        self.shipped = Family(LOGS_SHIPPED, Counter)
+        self.rejected = Family(LOGS_REJECTED, Counter, *[(reason,) for reason in reasons])
+        self.repeated = Family(LOGS_REPEATED, Counter)
+        self.dropped = Family(LOGS_DROPPED, Counter)
+        self.cut_unread = Family(LOGS_CUT_UNREAD, Counter)
+        self.failures = Family(LOGS_FAILURES, Counter)
+        self.behind = Family(LOGS_BEHIND, Gauge)
 
 
 class ProcessMetrics(Collector):

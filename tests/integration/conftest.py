@@ -15,8 +15,17 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from fraudscale.config import LocalSettings
-from fraudscale.local import components
-from fraudscale.local.fetch import AMTOOL, PROMTOOL, KafkaTools, Program, kafka_tools, program
+from fraudscale.local import components, opensearch
+from fraudscale.local.fetch import (
+    AMTOOL,
+    PROMTOOL,
+    KafkaTools,
+    OpenSearchTools,
+    Program,
+    kafka_tools,
+    opensearch_tools,
+    program,
+)
 from fraudscale.local.ports import Ports, claim_block
 
 
@@ -209,6 +218,43 @@ def mlflow_server(tmp_path_factory):
         server.start()
         yield server
         server.stop()
+
+
+class OpenSearchServer:
+    """A real OpenSearch, as `up` runs it; it keeps what it knows when it is killed and started."""
+
+    def __init__(self, tools: OpenSearchTools, folder: Path, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+        for path, content in opensearch.files(tools, port, folder, folder / "data").items():
+            components.write(path, content)
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "fraudscale.local.opensearch", str(self._folder / "opensearch.json")]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not components.http_ok(f"{self.url}/_cluster/health"):
+            assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
+            assert time.monotonic() < deadline, (self._folder / "log").read_text()[-2000:]
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        self._process = _killed(self._process)
+
+
+@pytest.fixture(scope="session")
+def opensearch_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenSearchServer]:
+    """A running OpenSearch; a test that kills it starts it again."""
+    tools = opensearch_tools(LocalSettings.read(), print)
+    with claim_block() as base:
+        server = OpenSearchServer(tools, tmp_path_factory.mktemp("opensearch"), Ports.at(base).opensearch)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
 
 
 def _runner(wanted: Program):

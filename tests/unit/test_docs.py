@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from log_events import written
 
+from fraudscale.central_logs.fields import COMMON, OF_EVENTS
 from fraudscale.config import TOPICS
+from fraudscale.local.autoscaler import Synced
 
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(
@@ -52,14 +55,53 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
 
 
-EVENT = re.compile(
-    r'(?:\.(?:debug|info|warning|error|exception|log)|_back_off|Event)\(\s*(?:[\w.]+, )?"([a-z]+_[a-z_]+)"'  # an event is named where it is written
-    r'|"((?:part|job)_[a-z]+)"'  # the supervisor's
-)
+STARRED = {
+    "hpa_synced": set(Synced.__struct_fields__),
+    "group_protocol_chosen": {"protocol", "group_version", "session_timeout_ms"},
+    # the ids of a trace, which any line may have
+    "request_failed": set(),
+    "dead_lettered": set(),
+    "prediction_made": set(),
+}
+BOUND = {"library_message": {"library"}}
+"""Fields that a logger is bound to before it writes."""
+CODE = written(ROOT / "src/fraudscale", STARRED)
+EVENT_ROWS = [
+    [re.findall(r"`([\w-]+)`|\b(info|warning|error|debug)\b", cell) for cell in row]
+    for row in re.findall(
+        r"^\| (`\w+`) \| (.*?) \| (.*?) \|(.*?)\|.*\|$",
+        (ROOT / "docs/reference/logs.md").read_text(),
+        re.MULTILINE,
+    )
+]
+DOCUMENTED = {
+    event[0][0]: (
+        {level for _, level in levels},
+        {name for name, _ in processes},
+        {name for name, _ in fields},
+    )
+    for event, levels, processes, fields in EVENT_ROWS
+}
 
 
 def test_every_event_of_the_log_is_documented_and_the_other_way_round():
-    code = "\n".join(p.read_text() for p in (ROOT / "src").rglob("*.py"))
-    written = {first or second for first, second in EVENT.findall(code)}
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/reference/logs.md").read_text(), re.MULTILINE)
-    assert written == {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
+    assert len(DOCUMENTED) == len(EVENT_ROWS), "an event has two rows"
+    assert set(DOCUMENTED) == set(CODE)
+
+
+@pytest.mark.parametrize("event", sorted(CODE))
+def test_an_event_is_documented_with_its_levels_and_fields(event):
+    levels, _, fields = DOCUMENTED[event]
+    assert fields == (CODE[event].fields | BOUND.get(event, set())) - (set(COMMON) - {"exception"})
+    assert levels == CODE[event].levels or not CODE[event].levels
+
+
+def test_the_processes_of_events_are_those_that_set_up_a_log():
+    code = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    known = {"supervisor", *re.findall(r'set_up\([^)]*process="([\w-]+)"', code)}
+    assert {process for _, processes, _ in DOCUMENTED.values() for process in processes} == known
+
+
+def test_the_index_knows_the_type_of_every_field_and_no_other():
+    fields = set().union(*(event.fields for event in CODE.values()), *BOUND.values())
+    assert fields - set(COMMON) == set(OF_EVENTS)

@@ -27,7 +27,7 @@ from fraudscale.config import (
     SettingsError,
 )
 from fraudscale.limits import networks
-from fraudscale.local import manifests, wish
+from fraudscale.local import manifests, opensearch, wish
 from fraudscale.local.fetch import KafkaTools, Tools, library_path
 from fraudscale.local.part import Part
 from fraudscale.local.ports import HOST, MIN_REPLICAS, Ports
@@ -54,6 +54,8 @@ SERVICE_LABELS: Final[Mapping[str, str]] = {"namespace": "ml-model", "service": 
 # Phases of stopping: traffic, then replicas behind the living HAProxy, then HAProxy, then the rest side by side, then
 # ZooKeeper, without which a broker doesn't end.
 TRAFFIC_PHASE, REPLICA_PHASE, ENTRY_PHASE, REST_PHASE, ZOOKEEPER_PHASE = range(5)
+STORE_PHASE: Final = ZOOKEEPER_PHASE
+"""OpenSearch, which takes what its shipper has in hand."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,10 @@ class Blueprint:
         return self.external.get("prometheus", f"http://{HOST}:{self.ports.prometheus}")
 
     @property
+    def log_store(self) -> str:
+        return self.external.get("opensearch", f"http://{HOST}:{self.ports.opensearch}")
+
+    @property
     def external(self) -> dict[str, str]:
         return external(self.local, self.model, self.kafka)
 
@@ -162,6 +168,8 @@ def external(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -
         table["mlflow"] = model.mlflow_tracking_uri
     if local.prometheus_endpoint is not None:
         table["prometheus"] = local.prometheus_endpoint
+    if local.logs == "opensearch" and local.opensearch_endpoint is not None:
+        table["opensearch"] = local.opensearch_endpoint
     return table
 
 
@@ -179,6 +187,7 @@ def parts(b: Blueprint) -> list[Part]:
         _autoscaler(b),
         *([] if "prometheus" in b.external else [_prometheus(b)]),
         *([_traffic(b)] if b.local.traffic else []),
+        *(_central_logs(b) if b.local.logs == "opensearch" else []),
     ]
     started = {part.name for part in table}
     return [_without_needs_of_others(part, started) for part in table]
@@ -186,7 +195,7 @@ def parts(b: Blueprint) -> list[Part]:
 
 def ports_needed(b: Blueprint) -> dict[str, int]:
     """Ports that must be free before `parts` are started: name → port."""
-    return b.ports.needed(b.external, b.local.kafka)
+    return b.ports.needed(b.external, b.local.kafka, b.local.logs)
 
 
 def prepare(b: Blueprint) -> None:
@@ -214,6 +223,7 @@ def files(b: Blueprint) -> dict[Path, str]:
         b.run / "prometheus.yml": prometheus_yml(b),
         b.run / "rules" / "ml-alerts.yaml": rules.render(b.alerts, b.prometheus, b.local.time_scale),
         b.run / "alertmanager.yml": alertmanager.render(b.alerts, b.local.time_scale),
+        **_opensearch_files(b),
     }
 
 
@@ -531,6 +541,44 @@ def _traffic(b: Blueprint) -> Part:
     )
 
 
+def _central_logs(b: Blueprint) -> list[Part]:
+    port = b.ports.log_shipper
+    env = {
+        "FRAUDSCALE_HOME": str(b.home),
+        "OPENSEARCH_ENDPOINT": b.log_store,
+        "METRICS_HOST": HOST,
+        "METRICS_PORT": str(port),
+    }
+    shipper = Part(
+        "log-shipper",
+        _fraudscale("ship-logs"),
+        ready=lambda: http_ok(f"http://{HOST}:{port}/readyz"),
+        needs=("opensearch",),
+        address=f"{HOST}:{port}",
+        env=env,
+        stop_phase=REST_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
+    )
+    return [shipper] if b.tools.opensearch is None else [_opensearch(b), shipper]
+
+
+def _opensearch(b: Blueprint) -> Part:
+    return Part(
+        "opensearch",
+        (sys.executable, "-m", "fraudscale.local.opensearch", str(b.run / "opensearch.json")),
+        ready=lambda: http_ok(f"{b.log_store}/_cluster/health"),
+        address=b.log_store,
+        stop_phase=STORE_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
+    )
+
+
+def _opensearch_files(b: Blueprint) -> dict[Path, str]:
+    if b.tools.opensearch is None:
+        return {}
+    return opensearch.files(b.tools.opensearch, b.ports.opensearch, b.run, b.data / "opensearch")
+
+
 def http_ok(url: str) -> bool:
     """Whether a GET of the address is answered with 200, in time."""
     address = urlsplit(url)
@@ -836,6 +884,7 @@ def prometheus_yml(b: Blueprint) -> str:
     # Its kube_* series have a namespace of their own, which is the HPA's; the queue's gets the one of the target.
     autoscaler = _job("autoscaler", b.ports.autoscaler, labels=SERVICE_LABELS)
     haproxy = _job("haproxy", b.ports.haproxy_metrics) if b.tools.haproxy_exports else ""
+    shipper = _job("log-shipper", b.ports.log_shipper) if b.local.logs == "opensearch" else ""
     return f"""\
 global:
   scrape_interval: {seldom}
@@ -852,7 +901,7 @@ scrape_configs:
     file_sd_configs:
       - files: [{b.targets}]
         refresh_interval: 5s
-{autoscaler}{_job("node", b.ports.node_exporter)}{haproxy}{_job("prometheus", b.ports.prometheus)}{_job("alertmanager", b.ports.alertmanager)}"""
+{autoscaler}{_job("node", b.ports.node_exporter)}{haproxy}{_job("prometheus", b.ports.prometheus)}{_job("alertmanager", b.ports.alertmanager)}{shipper}"""
 
 
 def _job(name: str, port: int, labels: Mapping[str, str] | None = None) -> str:

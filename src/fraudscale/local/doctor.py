@@ -43,9 +43,10 @@ def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) ->
         _python(),
         _training(),
         *([] if "kafka" in used else [_java(cache), _jars(cache, local.kafka)]),
+        *(_opensearch(cache) if local.starts_opensearch else ()),
         *(_program(cache, p) for p in fetch.PROGRAMS),
         _libgomp(cache),
-        *_ports(ports.Ports.at(local.fraudscale_port_base).needed(used, local.kafka)),
+        *_ports(ports.Ports.at(local.fraudscale_port_base).needed(used, local.kafka, local.logs)),
         memory(_memory()),
         *_folder("home folder", local.fraudscale_home, "FRAUDSCALE_HOME"),
         *_folder("download folder", local.fraudscale_cache.expanduser(), "FRAUDSCALE_CACHE"),
@@ -92,6 +93,12 @@ def _jars(cache: fetch.Cache, mode: KafkaMode) -> Check:
     version = fetch.KAFKA_VERSIONS[mode]
     name = f"Kafka {version}" + (" and ZooKeeper" if mode == "zookeeper" else "")
     return _to_download(name, cache.jars_folder(version), JARS_SOURCE[mode])
+
+
+def _opensearch(cache: fetch.Cache) -> Iterator[Check]:
+    version = fetch.OPENSEARCH_VERSION
+    yield _to_download(f"OpenSearch {version}", cache.jars_folder(version, "OpenSearch"), "Maven, 58 MB")
+    yield _to_download("Java for OpenSearch", cache.java_folder, "PyPI, 108 MB")
 
 
 def _program(cache: fetch.Cache, wanted: fetch.Program) -> Check:

