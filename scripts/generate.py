@@ -1,4 +1,4 @@
-"""Write the files that are generated: the settings, metrics and alerts pages, and `.env`; `--check` only compares."""
+"""Write the files that are generated: pages of docs/reference, the dashboard, and `.env`; `--check` only compares."""
 
 import re
 import sys
@@ -8,11 +8,14 @@ from typing import Any
 
 import yaml
 
+from fraudscale.alerting.rules import RUNBOOKS
 from fraudscale.config import TOPICS, Settings
+from fraudscale.dashboard import grafana, limits
 from fraudscale.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 NOTE = "Written by `make gen`; do not edit."
+ALERTS = ROOT / "monitoring/alerts/ml-alerts.yaml"
 
 
 def settings_page() -> str:
@@ -80,7 +83,7 @@ def metrics_page() -> str:
 
 
 def alerts_page() -> str:
-    groups = yaml.safe_load((ROOT / "monitoring/alerts/ml-alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     lines = [
         "# Alerts",
@@ -127,6 +130,10 @@ def _words(template: str) -> str:
     return re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", choice)
 
 
+def dashboard() -> str:
+    return grafana.render(limits.read(ALERTS.read_text(encoding="utf-8")), RUNBOOKS)
+
+
 def _text(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -139,6 +146,7 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/alerts.md": alerts_page,
+    "monitoring/dashboards/ml-model-dashboard.json": dashboard,
     ".env": env_file,
 }
 

@@ -486,6 +486,17 @@ def alertmanager(
     print(configuration.render(AlertSettings.read(), _local(time_scale).time_scale), end="")
 
 
+@render.command()
+def dashboard() -> None:
+    """Print Grafana's dashboard, with links (RUNBOOK_URL) and the limits of the alert rules (ALERT_RULES)."""
+    from fraudscale.alerting import rules as alert_rules
+    from fraudscale.dashboard import grafana, limits
+
+    settings = AlertSettings.read()
+    runbooks = settings.runbook_url or alert_rules.RUNBOOKS
+    print(grafana.render(limits.read(alert_rules.read(settings)), runbooks), end="")
+
+
 def _bring_libgomp() -> None:
     """LightGBM needs it; `up` has brought it, but `train` also runs by itself."""
     from fraudscale.local.fetch import MissingComponent, load_libgomp
