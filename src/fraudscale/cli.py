@@ -13,6 +13,7 @@ import typer
 
 from fraudscale.config import (
     AlertSettings,
+    ConsoleSettings,
     HttpSettings,
     KafkaSettings,
     LocalSettings,
@@ -155,6 +156,14 @@ def traffic(
     from fraudscale.local import traffic as sample
 
     raise typer.Exit(sample.run(url, KafkaSettings.read(), LogSettings.read()))
+
+
+@app.command()
+def console() -> None:
+    """Show the platform of FRAUDSCALE_HOME as a web page until a signal; `up` runs it."""
+    from fraudscale.console import server
+
+    raise typer.Exit(server.run(ConsoleSettings.read(), LocalSettings.read(), LogSettings.read()))
 
 
 @app.command(hidden=True)
@@ -469,9 +478,8 @@ def rules(
     from fraudscale.local.ports import HOST, Ports
 
     local = _local(time_scale)
-    own = f"http://{HOST}:{Ports.at(local.fraudscale_port_base).prometheus}"
-    prometheus = local.prometheus_endpoint or own
-    print(alert_rules.render(AlertSettings.read(), prometheus, local.time_scale), end="")
+    console = f"http://{HOST}:{Ports.at(local.fraudscale_port_base).console}"
+    print(alert_rules.render(AlertSettings.read(), console, local.time_scale), end="")
 
 
 @render.command()

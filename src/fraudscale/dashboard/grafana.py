@@ -14,7 +14,6 @@ from fraudscale.dashboard.panels import (
     STEP,
     Annotation,
     Panel,
-    Query,
     Row,
 )
 
@@ -90,9 +89,31 @@ class Defaults(Struct, frozen=True, omit_defaults=True):
     custom: Custom | None = None
 
 
+class Matcher(Struct, frozen=True):
+    options: str
+    id: str = "byFrameRefID"
+
+
+class Dashes(Struct, frozen=True):
+    fill: str = "dash"
+    dash: tuple[int, int] = (6, 4)
+
+
+class Property(Struct, frozen=True):
+    id: str = "custom.lineStyle"
+    value: Dashes = Dashes()
+
+
+class Override(Struct, frozen=True):
+    """How the series of one query differ."""
+
+    matcher: Matcher
+    properties: tuple[Property, ...] = (Property(),)
+
+
 class FieldConfig(Struct, frozen=True):
     defaults: Defaults
-    overrides: list[object] = []
+    overrides: list[Override]
 
 
 class Legend(Struct, frozen=True, rename="camel"):
@@ -295,15 +316,18 @@ def _drawn(number: int, panel: Panel, place: Position, limits: Mapping[str, Limi
         title=panel.title,
         description=panel.about,
         grid_pos=place,
-        targets=[_target(i, query) for i, query in enumerate(panel.queries)],
-        field_config=FieldConfig(_defaults(panel, limit)),
+        targets=[Target(_ref_id(i), query.expr, query.legend) for i, query in enumerate(panel.queries)],
+        field_config=FieldConfig(
+            _defaults(panel, limit),
+            [Override(Matcher(_ref_id(i))) for i, query in enumerate(panel.queries) if query.dashed],
+        ),
         options=Lines() if panel.kind == "timeseries" else Figure("name" if panel.names else "auto"),
         links=[Link(alert, f"{runbooks}/{alert}.md") for alert in panel.alerts],
     )
 
 
-def _target(index: int, query: Query) -> Target:
-    return Target(chr(ord("A") + index), query.expr, query.legend)
+def _ref_id(index: int) -> str:
+    return chr(ord("A") + index)
 
 
 def _defaults(panel: Panel, limit: Limit | None) -> Defaults:

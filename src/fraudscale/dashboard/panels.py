@@ -17,13 +17,16 @@ HPA: Final = f'{NAMESPACE},horizontalpodautoscaler="ml-model"'
 SCORING: Final = 'endpoint=~"/predict.*"'
 ANSWERED: Final = f'{SCORING},status!="429"'
 """A refusal by policy is neither an error nor work, as in the alerts."""
+REFUSED: Final = f'{SCORING},status="429"'
 FAILED_ANSWERS: Final = f'{SCORING},status=~"5.."'
 OVER: Final = f'{SCORING},le=~"2|2[.]0"'
 """The edge that the alert HighResponseTime counts from."""
 FAILURE: Final = 'result="failure"'
+COMMITTED: Final = 'result="committed"'
 ABORTED: Final = 'result="aborted"'
 BROKEN: Final = 'container="stream",error_type="prediction"'
 DEAD: Final = 'topic=~".+[.]dead-letter"'
+DISKS: Final = 'fstype!~"tmpfs|squashfs|ramfs"'
 RECENT: Final = "$__rate_interval"
 QUANTILES: Final = (0.5, 0.95, 0.99)
 
@@ -43,6 +46,8 @@ class Query:
 
     expr: str
     legend: str
+    dashed: bool = False
+    """A bound or a target, not what is."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +138,9 @@ FAILED: Final = share(
     rate(m.HTTP_REQUESTS, FAILED_ANSWERS, "5m"),
     rate(m.HTTP_REQUESTS, ANSWERED, "5m"),
 )
-CPU: Final = (
-    f"sum({rate('process_cpu_seconds_total', window='2m')} and {of(m.CPU_REQUEST)})"
-    f" / sum({of(m.CPU_REQUEST)})"
-)
+USED: Final = f"sum({rate('process_cpu_seconds_total', window='2m')} and {of(m.CPU_REQUEST)})"
+REQUESTED: Final = f"sum({of(m.CPU_REQUEST)})"
+CPU: Final = f"{USED} / {REQUESTED}"
 """As the alert HighCPUUsage counts: what ended has no request, so what it used is left out."""
 FIRING: Final = f'ALERTS{{{NAMESPACE},alertstate="firing",severity!="none"}}'
 
@@ -362,6 +366,12 @@ ERRORS: Final = Row(
             sums(m.MODEL_ERRORS, "error_type"),
         ),
         Panel(
+            "Refused",
+            "Scoring requests a second that got 429: a client over its limit. Neither work nor an error.",
+            PER_SECOND,
+            (Query(f"sum by (pod) ({rate(m.HTTP_REQUESTS, REFUSED)})", "{{pod}}"),),
+        ),
+        Panel(
             "Valid and not scored",
             "Valid transactions a second that got no score.",
             PER_SECOND,
@@ -402,10 +412,29 @@ LATENCY: Final = Row(
             (Query(quantile(0.95, m.HTTP_DURATION, SCORING, "pod"), "{{pod}}"),),
         ),
         Panel(
+            "Mean by endpoint",
+            "Mean time to an answer, by route.",
+            SECONDS,
+            (
+                Query(
+                    share(
+                        rate(m.HTTP_DURATION.name + "_sum"), rate(m.HTTP_DURATION.name + "_count"), "endpoint"
+                    ),
+                    "{{endpoint}}",
+                ),
+            ),
+        ),
+        Panel(
             "Model pass",
             "Seconds of the model pass that a transaction was scored in, both doors; a batch is one pass.",
             SECONDS,
             quantiles(m.PREDICTION_DURATION),
+        ),
+        Panel(
+            "Model pass, p95 by door",
+            "A pass over a large batch takes longer: stream's grows when it is behind.",
+            SECONDS,
+            (Query(quantile(0.95, m.PREDICTION_DURATION, by="container"), "{{container}}"),),
         ),
     ),
 )
@@ -467,6 +496,12 @@ KAFKA: Final = Row(
             sums(m.TRANSACTIONS, "result"),
         ),
         Panel(
+            "Records in a transaction",
+            "Mean batch: small while calm, growing up to its limit when behind.",
+            COUNT,
+            (Query(share(rate(m.MESSAGES_CONSUMED), rate(m.TRANSACTIONS, COMMITTED)), "records"),),
+        ),
+        Panel(
             "Failed batches in 5 minutes",
             "Rolled back, or failed in the model; a rebalance may roll a batch back once.",
             COUNT,
@@ -511,8 +546,8 @@ SCALING: Final = Row(
             (
                 Query(hpa(m.HPA_DESIRED), "wanted"),
                 Query(hpa(m.HPA_CURRENT), "current"),
-                Query(hpa(m.HPA_MIN), "min"),
-                Query(hpa(m.HPA_MAX), "max"),
+                Query(hpa(m.HPA_MIN), "min", dashed=True),
+                Query(hpa(m.HPA_MAX), "max", dashed=True),
             ),
             ("ModelScaledToMax", "ModelSaturatedAtMax"),
             steps=True,
@@ -523,7 +558,7 @@ SCALING: Final = Row(
             PERCENT,
             (
                 Query(hpa(m.HPA_SEEN, by="metric_name"), "{{metric_name}}"),
-                Query(hpa(m.HPA_TARGET, by="metric_name"), "{{metric_name}} target"),
+                Query(hpa(m.HPA_TARGET, by="metric_name"), "{{metric_name}} target", dashed=True),
             ),
             steps=True,
         ),
@@ -534,6 +569,12 @@ SCALING: Final = Row(
             (Query(CPU, "CPU"),),
             ("HighCPUUsage",),
             "HighCPUUsage",
+        ),
+        Panel(
+            "Cores",
+            "What all processes use together over 2 minutes, and what they request.",
+            COUNT,
+            (Query(USED, "used"), Query(REQUESTED, "requested", dashed=True)),
         ),
         Panel(
             "Conditions of the HPA",
@@ -570,13 +611,6 @@ SYSTEM: Final = Row(
             (Query(f"sum by (pod, container) ({of(m.MEMORY_USAGE)})", "{{pod}} {{container}}"),),
         ),
         Panel(
-            "CPU requested",
-            "Cores that all processes request together.",
-            COUNT,
-            (Query(f"sum by (container) ({of(m.CPU_REQUEST)})", "{{container}}"),),
-            steps=True,
-        ),
-        Panel(
             "CPU of the nodes",
             "Share of all cores that is busy.",
             SHARE,
@@ -594,6 +628,17 @@ SYSTEM: Final = Row(
             (
                 Query(
                     "1 - sum by (instance) (node_memory_MemAvailable_bytes) / sum by (instance) (node_memory_MemTotal_bytes)",
+                    "{{instance}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Fullest disk of the nodes",
+            "Share of its space that is used.",
+            SHARE,
+            (
+                Query(
+                    f"1 - min by (instance) (node_filesystem_avail_bytes{{{DISKS}}} / node_filesystem_size_bytes{{{DISKS}}})",
                     "{{instance}}",
                 ),
             ),

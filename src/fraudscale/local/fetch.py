@@ -28,6 +28,8 @@ from typing import Final
 from urllib.error import HTTPError
 
 from fraudscale.config import KafkaMode, LocalSettings
+from fraudscale.local import grafana
+from fraudscale.local.grafana import Grafana
 
 KAFKA_VERSIONS: Final[Mapping[KafkaMode, str]] = {"kraft": "4.3.1", "zookeeper": "3.9.2"}
 """3.9 is the last line of Kafka that runs with ZooKeeper; the list of its jars brings ZooKeeper too."""
@@ -110,6 +112,8 @@ class Tools:
     """`LD_LIBRARY_PATH` of HAProxy; "" where the system has all it needs."""
     haproxy_exports: bool
     """Whether this HAProxy was built with the Prometheus exporter."""
+    grafana: Grafana | None = None
+    """Only if it is here anyway."""
 
 
 def fetch_all(settings: LocalSettings, say: Say) -> Tools:
@@ -132,6 +136,7 @@ def fetch_all(settings: LocalSettings, say: Say) -> Tools:
         haproxy=paths[HAPROXY],
         haproxy_libraries=libraries,
         haproxy_exports=_exports(paths[HAPROXY], libraries),
+        grafana=grafana.find(),
     )
     cache.libgomp()
     if cache.downloaded:

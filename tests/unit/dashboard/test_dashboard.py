@@ -23,6 +23,8 @@ OF_THE_NODE = {
     "node_memory_MemAvailable_bytes",
     "node_memory_MemTotal_bytes",
     "node_load1",
+    "node_filesystem_avail_bytes",
+    "node_filesystem_size_bytes",
 }
 OF_A_PROMETHEUS_ANNOTATION = {"titleFormat", "step"}
 """Grafana leaves these to the data source; its schema has no type for them."""
