@@ -5,6 +5,7 @@ import { ago, clock, legend } from "./format.js";
 import { fill, range } from "./prometheus.js";
 
 const LISTED = 8;
+const TONES = { critical: "bad", warning: "warn", info: "info" };
 
 /** Values that follow each other are one happening, as in Grafana. */
 function spans(mark, { labels, values }, start, end) {
@@ -18,7 +19,7 @@ function spans(mark, { labels, values }, start, end) {
   });
   return found.map((span) => ({
     ...span, ongoing: span.end > span.start && end - span.end < 2 * mark.step,
-    lane: mark.name, tone: mark.tone, title: legend(mark.title, labels),
+    lane: mark.name, tone: TONES[labels.severity] ?? mark.tone, title: legend(mark.title, labels),
   }));
 }
 

@@ -6,7 +6,6 @@ import { ago, clock, format, legend, split } from "./format.js";
 import { runbook } from "./dashboard.js";
 import { fill, instant, range } from "./prometheus.js";
 
-const SLOTS = 6;
 const NAMES = { cpu: "CPU", memory: "Memory" };
 const RANKS = { critical: 0, warning: 1, info: 2 };
 const TONES = { critical: "bad", warning: "warn", info: "info" };
@@ -130,7 +129,7 @@ function bar(name, seen, target) {
 /** `seen` and `target`: metric → percent; `bounds`: [fewest, most]. */
 export function showReplicas({ overview, seen = {}, target = {}, bounds = [] }) {
   const replicas = overview?.replicas ?? [];
-  const slots = Array.from({ length: Math.max(SLOTS, replicas.length) }, (_, i) => replicas.find(({ id }) => id === `replica-${i + 1}`));
+  const slots = Array.from({ length: Math.max(bounds[1] ?? 0, replicas.length) }, (_, i) => replicas.find(({ id }) => id === `replica-${i + 1}`));
   const decision = overview?.decision;
   fillIn(byId("replicas"),
     make("p", { class: "slots" }, ...slots.map((replica, i) => make("span", {

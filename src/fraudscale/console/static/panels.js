@@ -60,7 +60,7 @@ class PanelView {
         key.style.setProperty("--key", `var(--${swatch(i, dashed)})`);
         const value = make("b");
         this.legend.children[i]?.remove();
-        return [value, make("li", {}, key, name || this.panel.title, value)];
+        return [value, make("li", {}, key, `${name || this.panel.title} `, value)];
       });
       this.legend.replaceChildren(...this.values.map(([, item]) => item));
     }
