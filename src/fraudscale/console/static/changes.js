@@ -18,7 +18,7 @@ function spans(mark, { labels, values }, start, end) {
     else found.push({ start: at, end: at });
   });
   return found.map((span) => ({
-    ...span, ongoing: span.end > span.start && end - span.end < 2 * mark.step,
+    ...span, ongoing: span.end > span.start && span.end >= end,
     lane: mark.name, tone: TONES[labels.severity] ?? mark.tone, title: legend(mark.title, labels),
   }));
 }
