@@ -1,7 +1,7 @@
 # The verbs of this repository. `make help` lists them; each does all the set-up that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status doctor demo-scaling test test-full chaos check bench gen picture sync sync-run
+.PHONY: help up down status doctor demo-scaling test test-full chaos check bench gen picture screenshots sync sync-run
 
 # uv trusts a list of authorities of its own unless told; the system's list knows a company's too.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
@@ -58,6 +58,9 @@ gen: sync ## Write the files that are generated from the code and the lock
 
 picture: sync ## Run the platform and draw its terminal for the README (docs/images/up.svg)
 	$(run)python scripts/picture.py
+
+screenshots: sync ## Take pictures of the console of the platform that runs (docs/images/console*.png); needs Chromium
+	@$(run)python scripts/screenshots.py
 
 requirements = $(uv) export --quiet --frozen --no-default-groups --no-hashes --no-emit-project --no-header
 

@@ -1,4 +1,4 @@
-"""Write the files that are generated: pages of settings, metrics and alerts, `.env`, what central logs need; `--check` only compares."""
+"""Write the files that are generated: pages of docs/reference, the dashboard, `.env`, what central logs need; `--check` only compares."""
 
 import json
 import re
@@ -9,12 +9,15 @@ from typing import Any
 
 import yaml
 
+from fraudscale.alerting.rules import RUNBOOKS
 from fraudscale.central_logs import fields, kibana
 from fraudscale.config import TOPICS, Settings
+from fraudscale.dashboard import grafana, limits
 from fraudscale.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
 NOTE = "Written by `make gen`; do not edit."
+ALERTS = ROOT / "monitoring/alerts/ml-alerts.yaml"
 
 
 def settings_page() -> str:
@@ -82,7 +85,7 @@ def metrics_page() -> str:
 
 
 def alerts_page() -> str:
-    groups = yaml.safe_load((ROOT / "monitoring/alerts/ml-alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     lines = [
         "# Alerts",
@@ -129,6 +132,10 @@ def _words(template: str) -> str:
     return re.sub(r"{{ \$labels\.(\w+) }}", r"*\1*", choice)
 
 
+def dashboard() -> str:
+    return grafana.render(limits.read(ALERTS.read_text(encoding="utf-8")), RUNBOOKS)
+
+
 def _text(default: object) -> str:
     return str(default).lower() if isinstance(default, bool) else str(default)
 
@@ -145,6 +152,7 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/alerts.md": alerts_page,
+    "monitoring/dashboards/ml-model-dashboard.json": dashboard,
     ".env": env_file,
     f"logging/elasticsearch/{fields.LOGS}.json": lambda: _json(fields.logs_template()),
     f"logging/elasticsearch/{fields.DEAD_LOGS}.json": lambda: _json(fields.dead_logs_template()),

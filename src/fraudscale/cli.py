@@ -14,6 +14,7 @@ import typer
 from fraudscale.config import (
     AlertSettings,
     CentralLogSettings,
+    ConsoleSettings,
     HttpSettings,
     KafkaSettings,
     LocalSettings,
@@ -164,6 +165,14 @@ def traffic(
     from fraudscale.local import traffic as sample
 
     raise typer.Exit(sample.run(url, KafkaSettings.read(), LogSettings.read()))
+
+
+@app.command()
+def console() -> None:
+    """Show the platform of FRAUDSCALE_HOME as a web page until a signal; `up` runs it."""
+    from fraudscale.console import server
+
+    raise typer.Exit(server.run(ConsoleSettings.read(), LocalSettings.read(), LogSettings.read()))
 
 
 @app.command(hidden=True)
@@ -535,9 +544,8 @@ def rules(
     from fraudscale.local.ports import HOST, Ports
 
     local = _local(time_scale)
-    own = f"http://{HOST}:{Ports.at(local.fraudscale_port_base).prometheus}"
-    prometheus = local.prometheus_endpoint or own
-    print(alert_rules.render(AlertSettings.read(), prometheus, local.time_scale), end="")
+    console = f"http://{HOST}:{Ports.at(local.fraudscale_port_base).console}"
+    print(alert_rules.render(AlertSettings.read(), console, local.time_scale), end="")
 
 
 @render.command()
@@ -550,6 +558,17 @@ def alertmanager(
     from fraudscale.alerting import alertmanager as configuration
 
     print(configuration.render(AlertSettings.read(), _local(time_scale).time_scale), end="")
+
+
+@render.command()
+def dashboard() -> None:
+    """Print Grafana's dashboard, with links (RUNBOOK_URL) and the limits of the alert rules (ALERT_RULES)."""
+    from fraudscale.alerting import rules as alert_rules
+    from fraudscale.dashboard import grafana, limits
+
+    settings = AlertSettings.read()
+    runbooks = settings.runbook_url or alert_rules.RUNBOOKS
+    print(grafana.render(limits.read(alert_rules.read(settings)), runbooks), end="")
 
 
 def _bring_libgomp() -> None:

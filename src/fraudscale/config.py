@@ -347,7 +347,7 @@ class AlertSettings(Settings):
     runbook_url: HttpUrl | None = None
     """Where docs/runbooks is read; unset, alerts link to the files of this checkout."""
     dashboard_url: HttpUrl | None = None
-    """Where the dashboard is; unset, alerts link to Prometheus's page of alerts."""
+    """Where the dashboard is; unset, alerts link to the console of `make up`."""
     alert_webhook_url: Annotated[SecretStr, AfterValidator(_webhook)] | None = None
     """Slack's incoming webhook, told of everything. Whoever has it may post: it belongs in .env.local."""
     smtp_server: Annotated[str, AfterValidator(_mail_server)] | None = None
@@ -373,6 +373,15 @@ class AlertSettings(Settings):
         return self
 
 
+class ConsoleSettings(Settings):
+    """The console: a web page that shows the platform."""
+
+    console_port: Port = 8080
+    """Port to listen on, on this machine only."""
+    dashboard_file: Path = Path("monitoring/dashboards/ml-model-dashboard.json")
+    """What it draws: a dashboard as Grafana exports it. `make up` gives it the one with the links of this machine."""
+
+
 TOPICS: tuple[type[Settings], ...] = (
     ReplicaSettings,
     HttpSettings,
@@ -384,5 +393,6 @@ TOPICS: tuple[type[Settings], ...] = (
     LocalSettings,
     CentralLogSettings,
     AlertSettings,
+    ConsoleSettings,
 )
 """All settings, for the reference page, `.env` and their tests."""

@@ -37,4 +37,4 @@ def test_an_alert_reaches_alertmanager_with_links_to_this_machine(platform):
     (alert,) = platform.wait(watchdog, "the watchdog is at Alertmanager")
     assert alert["labels"].items() >= {"namespace": "ml-model", "service": "ml-model"}.items()
     assert alert["annotations"]["runbook_url"].endswith("/docs/runbooks/Watchdog.md")
-    assert alert["annotations"]["dashboard_url"].startswith(f"http://127.0.0.1:{platform.ports.prometheus}/")
+    assert alert["annotations"]["dashboard_url"] == f"http://127.0.0.1:{platform.ports.console}"

@@ -45,6 +45,7 @@ def test_status_shows_every_component_ready(platform):
         "alertmanager",
         "node-exporter",
         "autoscaler",
+        "console",
         "traffic",
     }
     assert wanted <= set(states)

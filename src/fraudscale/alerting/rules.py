@@ -32,16 +32,21 @@ def read(settings: AlertSettings) -> str:
         ) from error
 
 
-def render(settings: AlertSettings, prometheus: str, time_scale: float) -> str:
-    """Render the rules that the settings name; unset links lead to this checkout and to the pages of that Prometheus.
+def runbooks(settings: AlertSettings) -> str:
+    """Address of the folder with a page an alert; unset, that of this checkout."""
+    return settings.runbook_url or Path("docs/runbooks").resolve().as_uri()
+
+
+def render(settings: AlertSettings, console: str, time_scale: float) -> str:
+    """Render the rules that the settings name; unset links lead to this checkout and to the console.
 
     Raises:
         SettingsError: the file can't be read.
     """
     return rendered(
         read(settings),
-        runbooks=settings.runbook_url or Path("docs/runbooks").resolve().as_uri(),
-        dashboard=settings.dashboard_url or f"{prometheus}/alerts",
+        runbooks=runbooks(settings),
+        dashboard=settings.dashboard_url or console,
         time_scale=time_scale,
     )
 

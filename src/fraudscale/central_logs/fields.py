@@ -63,6 +63,7 @@ OF_EVENTS: Final[dict[str, Type]] = {
     "pid": "long",
     "pods": "long",
     "processing_time_ms": "double",
+    "prometheus": "keyword",
     "protocol": "keyword",
     "ready": "long",
     "reason": "text",

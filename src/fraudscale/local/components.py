@@ -26,8 +26,10 @@ from fraudscale.config import (
     ModelSettings,
     SettingsError,
 )
+from fraudscale.dashboard import grafana as dashboard
+from fraudscale.dashboard import limits
 from fraudscale.limits import networks
-from fraudscale.local import manifests, opensearch, wish
+from fraudscale.local import grafana, manifests, opensearch, wish
 from fraudscale.local.fetch import KafkaTools, Tools, library_path
 from fraudscale.local.part import Part
 from fraudscale.local.ports import HOST, MIN_REPLICAS, Ports
@@ -118,6 +120,15 @@ class Blueprint:
         return self.external.get("opensearch", f"http://{HOST}:{self.ports.opensearch}")
 
     @property
+    def console(self) -> str:
+        return f"http://{HOST}:{self.ports.console}"
+
+    @property
+    def dashboard(self) -> Path:
+        """The dashboard with links and limits of this machine, for the console and Grafana."""
+        return self.run / "dashboards" / "ml-model-dashboard.json"
+
+    @property
     def external(self) -> dict[str, str]:
         return external(self.local, self.model, self.kafka)
 
@@ -186,6 +197,8 @@ def parts(b: Blueprint) -> list[Part]:
         _haproxy(b),
         _autoscaler(b),
         *([] if "prometheus" in b.external else [_prometheus(b)]),
+        _console(b),
+        *([_grafana(b, b.tools.grafana)] if b.tools.grafana else []),
         *([_traffic(b)] if b.local.traffic else []),
         *(_central_logs(b) if b.local.logs == "opensearch" else []),
     ]
@@ -195,7 +208,8 @@ def parts(b: Blueprint) -> list[Part]:
 
 def ports_needed(b: Blueprint) -> dict[str, int]:
     """Ports that must be free before `parts` are started: name → port."""
-    return b.ports.needed(b.external, b.local.kafka, b.local.logs)
+    absent = () if b.tools.grafana else ("grafana",)
+    return b.ports.needed({*b.external, *absent}, b.local.kafka, b.local.logs)
 
 
 def prepare(b: Blueprint) -> None:
@@ -210,6 +224,7 @@ def prepare(b: Blueprint) -> None:
 
 def files(b: Blueprint) -> dict[Path, str]:
     """The configuration files, rendered."""
+    alert_rules = rules.render(b.alerts, b.console, b.local.time_scale)
     return {
         **kafka_files(b.local.kafka, b.ports, b.run, b.data),
         b.run / "haproxy.cfg": haproxy_cfg(
@@ -221,7 +236,9 @@ def files(b: Blueprint) -> dict[Path, str]:
         ),
         **{b.run / "errors" / name: content for name, content in error_files(b.http).items()},
         b.run / "prometheus.yml": prometheus_yml(b),
-        b.run / "rules" / "ml-alerts.yaml": rules.render(b.alerts, b.prometheus, b.local.time_scale),
+        b.run / "rules" / "ml-alerts.yaml": alert_rules,
+        b.dashboard: dashboard.render(limits.read(alert_rules), rules.runbooks(b.alerts)),
+        b.run / "grafana.ini": grafana.ini(b.ports.grafana, b.data / "grafana", b.dashboard),
         b.run / "alertmanager.yml": alertmanager.render(b.alerts, b.local.time_scale),
         **_opensearch_files(b),
     }
@@ -526,6 +543,36 @@ def _node_exporter(b: Blueprint) -> Part:
         ),
         ready=lambda: http_ok(f"http://{address}/"),
         address=f"http://{address}",
+        stop_phase=REST_PHASE,
+    )
+
+
+def _console(b: Blueprint) -> Part:
+    env = {
+        **b.environment,
+        "FRAUDSCALE_HOME": str(b.home),
+        "CONSOLE_PORT": str(b.ports.console),
+        "DASHBOARD_FILE": str(b.dashboard),
+    }
+    return Part(
+        "console",
+        _fraudscale("console"),
+        ready=lambda: http_ok(f"{b.console}/readyz"),
+        address=b.console,
+        env=env,
+        stop_phase=REST_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
+    )
+
+
+def _grafana(b: Blueprint, found: grafana.Grafana) -> Part:
+    address = f"http://{HOST}:{b.ports.grafana}"
+    return Part(
+        "grafana",
+        grafana.command(found, b.run / "grafana.ini"),
+        ready=lambda: http_ok(f"{address}/api/health"),
+        address=address,
+        env=grafana.environment(b.prometheus, b.dashboard.parent),
         stop_phase=REST_PHASE,
     )
 
@@ -884,7 +931,7 @@ def prometheus_yml(b: Blueprint) -> str:
     # Its kube_* series have a namespace of their own, which is the HPA's; the queue's gets the one of the target.
     autoscaler = _job("autoscaler", b.ports.autoscaler, labels=SERVICE_LABELS)
     haproxy = _job("haproxy", b.ports.haproxy_metrics) if b.tools.haproxy_exports else ""
-    shipper = _job("log-shipper", b.ports.log_shipper) if b.local.logs == "opensearch" else ""
+    shipper = _job("log-shipper", b.ports.log_shipper, SERVICE_LABELS) if b.local.logs == "opensearch" else ""
     return f"""\
 global:
   scrape_interval: {seldom}

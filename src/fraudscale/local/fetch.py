@@ -28,6 +28,8 @@ from typing import Final
 from urllib.error import HTTPError
 
 from fraudscale.config import KafkaMode, LocalSettings
+from fraudscale.local import grafana
+from fraudscale.local.grafana import Grafana
 
 KAFKA_VERSIONS: Final[Mapping[KafkaMode, str]] = {"kraft": "4.3.1", "zookeeper": "3.9.2"}
 """3.9 is the last line of Kafka that runs with ZooKeeper; the list of its jars brings ZooKeeper too."""
@@ -122,6 +124,8 @@ class Tools:
     """Whether this HAProxy was built with the Prometheus exporter."""
     opensearch: OpenSearchTools | None = None
     """None where central logs are off, or kept by an OpenSearch of yours."""
+    grafana: Grafana | None = None
+    """Only if it is here anyway."""
 
 
 def fetch_all(settings: LocalSettings, say: Say) -> Tools:
@@ -145,6 +149,7 @@ def fetch_all(settings: LocalSettings, say: Say) -> Tools:
         haproxy_libraries=libraries,
         haproxy_exports=_exports(paths[HAPROXY], libraries),
         opensearch=cache.opensearch() if settings.starts_opensearch else None,
+        grafana=grafana.find(),
     )
     cache.libgomp()
     if cache.downloaded:

@@ -20,7 +20,7 @@ MAX_REPLICAS: Final = 6
 """Slots behind the balancer: each has its ports from the start."""
 BLOCK: Final = 40
 """Ports in a moved table."""
-NOT_STARTED: Final = frozenset({"console", "airflow"})
+NOT_STARTED: Final = frozenset({"airflow"})
 """In the table for what comes later, and not listened on yet."""
 COORDINATORS: Final[Mapping[KafkaMode, str]] = {"kraft": "kafka_controller", "zookeeper": "zookeeper"}
 """The port beside the broker's own that its mode needs."""
@@ -52,6 +52,7 @@ class Ports:
     opensearch: int = 9200
     airflow: int = 8082
     log_shipper: int = 8302
+    grafana: int = 3000
 
     @classmethod
     def at(cls, base: int | None) -> Self:

@@ -319,6 +319,7 @@ def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, sec
     others["kafka"] = f"{others['kafka']}   {topic} → {topic}.scored, {topic}.dead-letter"
     rows = {
         "predict": f"{entry}/predict   (all routes: {entry}/docs)",
+        "console": blueprint.console,  # before all the others
         **others,
         "haproxy": f"http://127.0.0.1:{blueprint.ports.haproxy_metrics}/   (statistics and metrics)",
         **{

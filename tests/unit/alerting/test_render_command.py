@@ -41,3 +41,9 @@ def test_half_a_way_is_refused_with_one_line():
     done = render("alertmanager", SMTP_SERVER="smtp.example.org")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "fraudscale: SMTP_SERVER is set and ALERT_EMAIL is not: set both, or neither\n"
+
+
+def test_the_dashboard_is_the_committed_one_with_runbooks_of_yours():
+    committed = (ROOT / "monitoring/dashboards/ml-model-dashboard.json").read_text()
+    done = render("dashboard", RUNBOOK_URL="https://wiki/rb")
+    assert done.stdout == committed.replace("https://fraudscale.example/docs/runbooks", "https://wiki/rb")

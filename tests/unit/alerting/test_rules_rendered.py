@@ -71,13 +71,13 @@ def test_windows_and_waits_are_divided_and_nothing_else_changes():
     assert seen >= {"for", "keep_firing_for", "[2m]", "[5m]", "[10m]", "[15m]", "_age_seconds) > 60"}
 
 
-def test_unset_links_lead_to_this_checkout_and_to_prometheus(monkeypatch):
+def test_unset_links_lead_to_this_checkout_and_to_the_console(monkeypatch):
     monkeypatch.chdir(RULES.parents[2])
-    text = rules.render(AlertSettings(runbook_url=None, dashboard_url=None), "http://prom:9090", 1)
+    text = rules.render(AlertSettings(runbook_url=None, dashboard_url=None), "http://console:8080", 1)
     watchdog = next(rule for rule in all_rules(text) if rule.get("alert") == "Watchdog")
     runbook = RULES.parents[2] / "docs/runbooks/Watchdog.md"
     assert watchdog["annotations"]["runbook_url"] == runbook.as_uri()
-    assert watchdog["annotations"]["dashboard_url"] == "http://prom:9090/alerts"
+    assert watchdog["annotations"]["dashboard_url"] == "http://console:8080"
 
 
 def test_rules_that_cannot_be_read_are_named():

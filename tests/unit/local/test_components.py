@@ -3,8 +3,10 @@ import re
 import socket
 import sys
 import threading
+from configparser import ConfigParser
 from dataclasses import replace
 from pathlib import Path
+from string import Template
 
 import msgspec
 import pytest
@@ -21,7 +23,7 @@ from fraudscale.config import (
     ModelSettings,
     SettingsError,
 )
-from fraudscale.local import components, wish
+from fraudscale.local import components, grafana, wish
 from fraudscale.local.components import Blueprint
 from fraudscale.local.fetch import KafkaTools, OpenSearchTools, Tools
 from fraudscale.local.ports import MIN_REPLICAS, Ports
@@ -269,7 +271,15 @@ def test_every_command_of_ours_exists_with_its_options(blueprint):
 
     group = typer.main.get_command(app)
     ours = [part.command[3:] for part in components.parts(blueprint()) if "fraudscale.cli" in part.command]
-    assert {name for name, *_ in ours} == {"topics", "train", "serve", "stream", "autoscale", "traffic"}
+    assert {name for name, *_ in ours} == {
+        "topics",
+        "train",
+        "serve",
+        "stream",
+        "autoscale",
+        "traffic",
+        "console",
+    }
     for name, *options in ours:
         group.commands[name].make_context(name, list(options))  # raises for what it doesn't know
 
@@ -452,7 +462,81 @@ def test_the_rules_of_the_cluster_are_loaded_with_links_of_this_machine(blueprin
     (path,) = [path for path in components.files(b) if path.match(loaded)]
     text = components.files(b)[path]
     assert not {"fraudscale.example", "grafana.example"} & set(re.findall(r"\w+\.example", text))
-    assert f"dashboard_url: http://127.0.0.1:{b.ports.prometheus}/alerts" in text
+    assert f"dashboard_url: http://127.0.0.1:{b.ports.console}\n" in text
+
+
+def test_the_console_needs_nobody_and_is_told_where_all_is(blueprint):
+    b = blueprint(prometheus="http://prometheus:9090")
+    part = named(b)["console"]
+    assert part.needs == ()  # it shows a start too
+    assert part.address == f"http://127.0.0.1:{b.ports.console}"
+    assert part.env["CONSOLE_PORT"] == str(b.ports.console)
+    assert part.env["FRAUDSCALE_HOME"] == str(b.home)
+    assert part.env["PROMETHEUS_ENDPOINT"] == "http://prometheus:9090"
+    assert Path(part.env["DASHBOARD_FILE"]) in components.files(b)
+    assert part.stop_phase > named(b)["haproxy"].stop_phase
+
+
+def test_the_dashboard_of_this_machine_has_its_runbooks_and_the_limits_of_its_time_scale(blueprint):
+    b = blueprint()
+    b = replace(b, local=b.local.model_copy(update={"time_scale": 10}))
+    drawn = json.loads(components.files(b)[b.dashboard])
+    (panel,) = [panel for panel in drawn["panels"] if panel["title"] == "Age of the oldest"]
+    assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 6
+    assert panel["links"][0]["url"].startswith("file:///")
+
+
+@pytest.fixture
+def fake_grafana(tmp_path, monkeypatch):
+    """A program of that name on PATH, with the files that tell where it is at home."""
+    program = tmp_path / "opt/bin/grafana"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (tmp_path / "opt/share/grafana/conf").mkdir(parents=True)
+    (tmp_path / "opt/share/grafana/conf/defaults.ini").touch()
+    monkeypatch.setenv("PATH", str(program.parent))
+    return program
+
+
+def test_a_grafana_on_path_is_one_more_part_read_only_and_on_this_machine(blueprint, fake_grafana):
+    b = blueprint()
+    b = replace(b, tools=replace(b.tools, grafana=grafana.find()))
+    part = named(b)["grafana"]
+    assert part.command == (
+        str(fake_grafana),
+        "server",
+        f"--homepath={fake_grafana.parents[1] / 'share/grafana'}",
+        f"--config={b.run / 'grafana.ini'}",
+    )
+    ini = ConfigParser()
+    ini.read_string(components.files(b)[b.run / "grafana.ini"])
+    assert (ini["server"]["http_addr"], ini["server"]["http_port"]) == ("127.0.0.1", str(b.ports.grafana))
+    assert ini["auth.anonymous"]["org_role"] == "Viewer"
+    assert ini["auth"]["disable_login_form"] == "true"
+    assert components.ports_needed(b)["grafana"] == b.ports.grafana
+
+
+def test_grafanas_provisioning_finds_the_prometheus_and_the_dashboard_of_this_machine(
+    blueprint, fake_grafana
+):
+    b = blueprint()
+    b = replace(b, tools=replace(b.tools, grafana=grafana.find()))
+    env = named(b)["grafana"].env
+    ini = ConfigParser()
+    ini.read_string(components.files(b)[b.run / "grafana.ini"])
+    provisioning = Path(ini["paths"]["provisioning"])
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())["datasources"]
+    (provider,) = yaml.safe_load((provisioning / "dashboards/ml-model.yaml").read_text())["providers"]
+    assert Template(source["url"]).substitute(env) == b.prometheus
+    assert Path(Template(provider["options"]["path"]).substitute(env)) == b.dashboard.parent
+
+
+def test_without_a_grafana_none_is_started_and_its_port_may_be_taken(blueprint, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert grafana.find() is None
+    assert "grafana" not in named(blueprint())
+    assert "grafana" not in components.ports_needed(blueprint())
 
 
 def test_the_autoscaler_is_told_its_time_scale_and_manifests_and_stops_before_the_replicas(blueprint):

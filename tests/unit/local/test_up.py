@@ -147,7 +147,7 @@ def test_a_second_up_says_that_one_runs(local, capsys):
 
 
 def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fetch, "fetch_all", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(fetch, "fetch_all", lambda *_: SimpleNamespace(grafana=None))
     with claim_block() as base, socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a platform may just have left it
         taken.bind(("127.0.0.1", Ports.at(base).entry))

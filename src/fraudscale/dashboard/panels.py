@@ -1,0 +1,731 @@
+"""The dashboard as a table: rows of panels, what each asks Prometheus, and which alerts it explains.
+
+A query aggregates first and divides last, so a replica that comes or goes bends no ratio. Denominators that may be 0 are kept
+above it: a calm service shows 0 and no gap.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from fraudscale import metrics as m
+from fraudscale.dashboard.limits import SLOW
+from fraudscale.metrics import Metric
+
+NAMESPACE: Final = 'namespace="$namespace"'
+OURS: Final = f'job="ml-model",{NAMESPACE}'
+HPA: Final = f'{NAMESPACE},horizontalpodautoscaler="ml-model"'
+SCORING: Final = 'endpoint=~"/predict.*"'
+ANSWERED: Final = f'{SCORING},status!="429"'
+"""A refusal by policy is neither an error nor work, as in the alerts."""
+REFUSED: Final = f'{SCORING},status="429"'
+FAILED_ANSWERS: Final = f'{SCORING},status=~"5.."'
+OVER: Final = f'{SCORING},le=~"2|2[.]0"'
+"""The edge that the alert HighResponseTime counts from."""
+FAILURE: Final = 'result="failure"'
+COMMITTED: Final = 'result="committed"'
+ABORTED: Final = 'result="aborted"'
+BROKEN: Final = 'container="stream",error_type="prediction"'
+DEAD: Final = 'topic=~".+[.]dead-letter"'
+DISKS: Final = 'fstype!~"tmpfs|squashfs|ramfs"'
+RECENT: Final = "$__rate_interval"
+QUANTILES: Final = (0.5, 0.95, 0.99)
+
+PER_SECOND: Final = "suffix:/s"
+SHARE: Final = "percentunit"
+PERCENT: Final = "percent"
+SECONDS: Final = "s"
+BYTES: Final = "bytes"
+COUNT: Final = "short"
+
+Kind = Literal["timeseries", "stat"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """An expression, and the name of its series; `{{label}}` stands for a label's value."""
+
+    expr: str
+    legend: str
+    dashed: bool = False
+    """A bound or a target, not what is."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture, or one figure."""
+
+    title: str
+    about: str
+    unit: str
+    queries: tuple[Query, ...]
+    alerts: tuple[str, ...] = ()
+    """Whose runbooks it links to."""
+    limit: str | None = None
+    """Whose limit is drawn: an alert's, or `SLOW`."""
+    kind: Kind = "timeseries"
+    steps: bool = False
+    """Values that hold until the next one, not on the way to it."""
+    names: bool = False
+    """Of a figure: its series' name is shown, not its value."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels of one subject."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What happened: a mark for each value above 0, a span for values that follow each other."""
+
+    name: str
+    expr: str
+    title: str
+    colour: str
+
+
+def of(metric: Metric | str, more: str = "", scope: str = OURS) -> str:
+    """Select the series of a metric, or of one series of a histogram by its name."""
+    name = metric if isinstance(metric, str) else metric.name
+    return f"{name}{{{scope}{',' if more else ''}{more}}}"
+
+
+def rate(metric: Metric | str, more: str = "", window: str = RECENT) -> str:
+    return f"rate({of(metric, more)}[{window}])"
+
+
+def increase(metric: Metric, more: str = "", window: str = "5m") -> str:
+    return f"increase({of(metric, more)}[{window}])"
+
+
+def share(part: str, whole: str, by: str = "") -> str:
+    """The sum of a part over the sum of the whole; 0 where there is nothing."""
+    grouping = f"by ({by}) " if by else ""
+    return f"sum {grouping}({part}) / clamp_min(sum {grouping}({whole}), 1e-9)"
+
+
+def quantile(q: float, histogram: Metric, more: str = "", by: str = "") -> str:
+    buckets = rate(f"{histogram.name}_bucket", more)
+    return f"histogram_quantile({q:g}, sum by ({by}{', ' if by else ''}le) ({buckets}))"
+
+
+def quantiles(
+    histogram: Metric, more: str = "", of_these: tuple[float, ...] = QUANTILES
+) -> tuple[Query, ...]:
+    return tuple(Query(quantile(q, histogram, more), f"p{100 * q:g}") for q in of_these)
+
+
+def sums(metric: Metric, by: str, more: str = "") -> tuple[Query, ...]:
+    """A counter's rate by a label."""
+    return (Query(f"sum by ({by}) ({rate(metric, more)})", f"{{{{{by}}}}}"),)
+
+
+def queue(metric: Metric, by: str = "topic, group") -> str:
+    """What every exporter, the autoscaler among them, says of the same thing: the largest, never the sum."""
+    return f"max by ({by}) ({of(metric, scope=NAMESPACE)})"
+
+
+def hpa(metric: Metric, more: str = "", by: str = "horizontalpodautoscaler") -> str:
+    """Two exporters of one object are one object."""
+    return f"max by ({by}) ({of(metric, more, HPA)})"
+
+
+def shipper(metric: Metric) -> str:
+    """A rate of the process that ships log lines, which is none of the job's."""
+    return f"rate({of(metric, scope=NAMESPACE)}[{RECENT}])"
+
+
+def or_none(expression: str) -> str:
+    """0 where the part that tells does not run."""
+    return f"{expression} or vector(0)"
+
+
+SCORED: Final = f"sum({rate(m.PREDICTIONS)})"
+FAILED: Final = share(
+    rate(m.HTTP_REQUESTS, FAILED_ANSWERS, "5m"),
+    rate(m.HTTP_REQUESTS, ANSWERED, "5m"),
+)
+USED: Final = f"sum({rate('process_cpu_seconds_total', window='2m')} and {of(m.CPU_REQUEST)})"
+REQUESTED: Final = f"sum({of(m.CPU_REQUEST)})"
+CPU: Final = f"{USED} / {REQUESTED}"
+"""As the alert HighCPUUsage counts: what ended has no request, so what it used is left out."""
+FIRING: Final = f'ALERTS{{{NAMESPACE},alertstate="firing",severity!="none"}}'
+
+GLANCE: Final = Row(
+    "At a glance",
+    (
+        Panel(
+            "Scored",
+            "Transactions scored a second, over both doors.",
+            PER_SECOND,
+            (Query(SCORED, "scored"),),
+            kind="stat",
+        ),
+        Panel(
+            "95th percentile",
+            "95 % of HTTP scoring requests were answered within this.",
+            SECONDS,
+            (Query(quantile(0.95, m.HTTP_DURATION, SCORING), "p95"),),
+            ("HighResponseTime",),
+            SLOW,
+            kind="stat",
+        ),
+        Panel(
+            "Failed requests",
+            "Share of HTTP scoring requests of the last 5 minutes that got a 5xx answer; refusals (429) are left out.",
+            SHARE,
+            (Query(FAILED, "failed"),),
+            ("HighErrorRate",),
+            "HighErrorRate",
+            kind="stat",
+        ),
+        Panel(
+            "Waiting",
+            "Messages of the input topic that no scorer has scored yet.",
+            COUNT,
+            (Query(f"max({of(m.QUEUE_LENGTH, scope=NAMESPACE)})", "waiting"),),
+            ("HighKafkaQueueLength", "KafkaQueueLengthAbsent"),
+            "HighKafkaQueueLength",
+            kind="stat",
+        ),
+        Panel(
+            "Replicas",
+            "Replicas that the last sync of the autoscaler decided.",
+            COUNT,
+            (Query(f"max({of(m.HPA_DESIRED, scope=HPA)})", "replicas"),),
+            ("ModelScaledToMax", "ModelSaturatedAtMax"),
+            kind="stat",
+            steps=True,
+        ),
+        Panel(
+            "CPU",
+            "CPU of all replicas as a share of what they request, over 2 minutes.",
+            SHARE,
+            (Query(CPU, "CPU"),),
+            ("HighCPUUsage",),
+            "HighCPUUsage",
+            kind="stat",
+        ),
+        Panel(
+            "Model",
+            "Version of the model that scores; several while one replaces the other.",
+            COUNT,
+            (Query(f"count by (version) ({of(m.MODEL_INFO)} == 1)", "{{version}}"),),
+            kind="stat",
+            names=True,
+            steps=True,
+        ),
+        Panel(
+            "Alerts",
+            "Alerts that fire, the watchdog left out.",
+            COUNT,
+            (Query(f"count({FIRING}) or vector(0)", "alerts"),),
+            ("Watchdog",),
+            kind="stat",
+            steps=True,
+        ),
+    ),
+)
+
+TRAFFIC: Final = Row(
+    "Traffic",
+    (
+        Panel(
+            "Requests by endpoint",
+            "HTTP requests a second, by route.",
+            PER_SECOND,
+            sums(m.HTTP_REQUESTS, "endpoint"),
+        ),
+        Panel(
+            "Answers by status",
+            "HTTP answers a second, by exact status. 429 is a client over its limit.",
+            PER_SECOND,
+            sums(m.HTTP_REQUESTS, "status"),
+        ),
+        Panel(
+            "In progress",
+            "Requests being answered, and transactions accepted and not yet scored, over both doors.",
+            COUNT,
+            (
+                Query(f"sum({of(m.HTTP_IN_PROGRESS)})", "requests"),
+                Query(f"sum({of(m.ACTIVE_REQUESTS)})", "transactions"),
+            ),
+        ),
+    ),
+)
+
+MODEL: Final = Row(
+    "Model",
+    (
+        Panel(
+            "Predictions by result",
+            "Transactions scored a second, over both doors.",
+            PER_SECOND,
+            sums(m.PREDICTIONS, "result"),
+        ),
+        Panel(
+            "Share of frauds",
+            "Transactions at or above the model's threshold, of all that were scored.",
+            SHARE,
+            (Query(share(rate(m.PREDICTIONS, 'result="fraud"'), rate(m.PREDICTIONS)), "frauds"),),
+        ),
+        Panel(
+            "Probability of fraud",
+            "Quantiles of the calibrated probability; a shift without a new model is a shift of the data.",
+            SHARE,
+            quantiles(m.FRAUD_PROBABILITY),
+        ),
+        Panel(
+            "Confidence",
+            "Quantiles of max(p, 1 - p).",
+            SHARE,
+            quantiles(m.CONFIDENCE_SCORE, of_these=(0.05, 0.5)),
+        ),
+        Panel(
+            "Versions that serve",
+            "Processes by the model that they score with: one line, but for a moment while a new one arrives.",
+            COUNT,
+            (
+                Query(
+                    f"count by (version, alias) ({of(m.MODEL_INFO)} == 1)", "version {{version}} ({{alias}})"
+                ),
+            ),
+            steps=True,
+        ),
+        Panel(
+            "Loads in an hour",
+            "Model loads of the last hour, by result.",
+            COUNT,
+            (Query(f"sum by (result) ({increase(m.LOADS, window='1h')})", "{{result}}"),),
+        ),
+        Panel(
+            "Failed loads of a process",
+            "In 15 minutes, of the process with the most; the old model goes on meanwhile.",
+            COUNT,
+            (
+                Query(
+                    f"max by (container) ({increase(m.LOADS, FAILURE, '15m')})",
+                    "{{container}}",
+                ),
+            ),
+            ("ModelLoadFailing",),
+            "ModelLoadFailing",
+        ),
+        Panel(
+            "Time to load",
+            "Mean over all loads of the processes that run: fetch if needed, verify, parity, warm-up.",
+            SECONDS,
+            (
+                Query(
+                    f"sum by (container) ({of(m.LOAD_DURATION.name + '_sum')})"
+                    f" / clamp_min(sum by (container) ({of(m.LOAD_DURATION.name + '_count')}), 1e-9)",
+                    "{{container}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Unknown categories",
+            'Transactions a second whose merchant category the model does not know; scored as "other".',
+            PER_SECOND,
+            (Query(f"sum({rate(m.UNKNOWN_CATEGORIES)})", "unknown"),),
+        ),
+    ),
+)
+
+ERRORS: Final = Row(
+    "Errors",
+    (
+        Panel(
+            "Failed requests",
+            "Share of scoring requests of the last 5 minutes that got a 5xx answer; refusals (429) are left out.",
+            SHARE,
+            (Query(FAILED, "failed"),),
+            ("HighErrorRate",),
+            "HighErrorRate",
+        ),
+        Panel(
+            "Failed requests by replica",
+            "The same of each replica: one that stands out is to be replaced.",
+            SHARE,
+            (
+                Query(
+                    share(
+                        rate(m.HTTP_REQUESTS, FAILED_ANSWERS, "5m"),
+                        rate(m.HTTP_REQUESTS, ANSWERED, "5m"),
+                        "pod",
+                    ),
+                    "{{pod}}",
+                ),
+            ),
+            ("ReplicaErrorRate",),
+            "ReplicaErrorRate",
+        ),
+        Panel(
+            "HTTP errors",
+            "Answers with an error status a second; 4xx is the client's, 5xx ours.",
+            PER_SECOND,
+            sums(m.HTTP_ERRORS, "status_class"),
+        ),
+        Panel(
+            "Errors by type",
+            "validation: input that is no transaction; prediction: the model failed; system: a load failed.",
+            PER_SECOND,
+            sums(m.MODEL_ERRORS, "error_type"),
+        ),
+        Panel(
+            "Refused",
+            "Scoring requests a second that got 429: a client over its limit. Neither work nor an error.",
+            PER_SECOND,
+            (Query(f"sum by (pod) ({rate(m.HTTP_REQUESTS, REFUSED)})", "{{pod}}"),),
+        ),
+        Panel(
+            "Valid and not scored",
+            "Valid transactions a second that got no score.",
+            PER_SECOND,
+            (Query(f"sum by (container) ({rate(m.FAILED_PREDICTIONS)})", "{{container}}"),),
+        ),
+    ),
+)
+
+LATENCY: Final = Row(
+    "Latency",
+    (
+        Panel(
+            "HTTP answers",
+            "From a request's head to the end of its answer, /predict and /predict/batch.",
+            SECONDS,
+            quantiles(m.HTTP_DURATION, SCORING),
+            ("HighResponseTime",),
+            SLOW,
+        ),
+        Panel(
+            "Slower than 2 s",
+            "Share of the scoring requests of the last 5 minutes; above 5 % exactly if the 95th percentile is above 2 s.",
+            SHARE,
+            (
+                Query(
+                    f"1 - sum({rate(m.HTTP_DURATION.name + '_bucket', OVER, '5m')})"
+                    f" / (sum({rate(m.HTTP_DURATION.name + '_count', SCORING, '5m')}) > 0) or vector(0)",
+                    "slow",
+                ),
+            ),
+            ("HighResponseTime",),
+            "HighResponseTime",
+        ),
+        Panel(
+            "HTTP p95 by replica",
+            "One replica above the others is a busy neighbour, or a fault.",
+            SECONDS,
+            (Query(quantile(0.95, m.HTTP_DURATION, SCORING, "pod"), "{{pod}}"),),
+        ),
+        Panel(
+            "Mean by endpoint",
+            "Mean time to an answer, by route.",
+            SECONDS,
+            (
+                Query(
+                    share(
+                        rate(m.HTTP_DURATION.name + "_sum"), rate(m.HTTP_DURATION.name + "_count"), "endpoint"
+                    ),
+                    "{{endpoint}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Model pass",
+            "Seconds of the model pass that a transaction was scored in, both doors; a batch is one pass.",
+            SECONDS,
+            quantiles(m.PREDICTION_DURATION),
+        ),
+        Panel(
+            "Model pass, p95 by door",
+            "A pass over a large batch takes longer: stream's grows when it is behind.",
+            SECONDS,
+            (Query(quantile(0.95, m.PREDICTION_DURATION, by="container"), "{{container}}"),),
+        ),
+    ),
+)
+
+KAFKA: Final = Row(
+    "Kafka",
+    (
+        Panel(
+            "Messages that wait",
+            "Of the topic for the group, all partitions. Every exporter reports the same total.",
+            COUNT,
+            (Query(queue(m.QUEUE_LENGTH), "{{topic}} for {{group}}"),),
+            ("HighKafkaQueueLength", "KafkaQueueLengthAbsent"),
+            "HighKafkaQueueLength",
+        ),
+        Panel(
+            "Age of the oldest",
+            "Seconds since the timestamp of the oldest message that waits; 0 when none does.",
+            SECONDS,
+            (Query(queue(m.OLDEST_MESSAGE_AGE), "{{topic}} for {{group}}"),),
+            ("KafkaOldestMessageAge",),
+            "KafkaOldestMessageAge",
+        ),
+        Panel(
+            "Lag by replica",
+            "Last offset - processed offset, over the partitions that a replica owns.",
+            COUNT,
+            (Query(f"sum by (pod) ({of(m.CONSUMER_LAG)})", "{{pod}}"),),
+        ),
+        Panel(
+            "Messages in",
+            "Read and accounted for, a second.",
+            PER_SECOND,
+            sums(m.MESSAGES_CONSUMED, "topic"),
+        ),
+        Panel(
+            "Messages out",
+            "Acknowledged by the broker, a second.",
+            PER_SECOND,
+            sums(m.MESSAGES_PRODUCED, "topic"),
+        ),
+        Panel(
+            "Dead letters in 10 minutes",
+            "Records that could not be scored; they lie with their reasons and can be replayed.",
+            COUNT,
+            (
+                Query(
+                    f"sum by (topic) ({increase(m.MESSAGES_PRODUCED, DEAD, '10m')})",
+                    "{{topic}}",
+                ),
+            ),
+            ("DeadLettersArriving",),
+            "DeadLettersArriving",
+        ),
+        Panel(
+            "Transactions",
+            "Kafka transactions a second, one a batch; an aborted batch is read again.",
+            PER_SECOND,
+            sums(m.TRANSACTIONS, "result"),
+        ),
+        Panel(
+            "Records in a transaction",
+            "Mean batch: small while calm, growing up to its limit when behind.",
+            COUNT,
+            (Query(share(rate(m.MESSAGES_CONSUMED), rate(m.TRANSACTIONS, COMMITTED)), "records"),),
+        ),
+        Panel(
+            "Failed batches in 5 minutes",
+            "Rolled back, or failed in the model; a rebalance may roll a batch back once.",
+            COUNT,
+            (
+                Query(
+                    f"sum({increase(m.TRANSACTIONS, ABORTED)}) + sum({increase(m.MODEL_ERRORS, BROKEN)})",
+                    "failed",
+                ),
+            ),
+            ("StreamFailures",),
+            "StreamFailures",
+        ),
+        Panel(
+            "Rebalances in 5 minutes",
+            "Changes of a member's partitions: each start and stop of a replica makes some.",
+            COUNT,
+            (Query(f"sum by (kind) ({increase(m.REBALANCES)})", "{{kind}}"),),
+        ),
+        Panel(
+            "Retained messages",
+            "What the topics hold, scored or not.",
+            COUNT,
+            (Query(queue(m.TOPIC_MESSAGES, "topic"), "{{topic}}"),),
+        ),
+        Panel(
+            "Partitions without a commit",
+            "In which the group never committed; all that they retain counts as waiting.",
+            COUNT,
+            (Query(queue(m.PARTITIONS_WITHOUT_COMMIT), "{{topic}} for {{group}}"),),
+            steps=True,
+        ),
+    ),
+)
+
+SCALING: Final = Row(
+    "Scaling",
+    (
+        Panel(
+            "Replicas",
+            "What the autoscaler wants and what was asked for before, between the fewest and the most.",
+            COUNT,
+            (
+                Query(hpa(m.HPA_DESIRED), "wanted"),
+                Query(hpa(m.HPA_CURRENT), "current"),
+                Query(hpa(m.HPA_MIN), "min", dashed=True),
+                Query(hpa(m.HPA_MAX), "max", dashed=True),
+            ),
+            ("ModelScaledToMax", "ModelSaturatedAtMax"),
+            steps=True,
+        ),
+        Panel(
+            "Utilisation against target",
+            "What the last sync saw of the replicas' requests, and where it should be.",
+            PERCENT,
+            (
+                Query(hpa(m.HPA_SEEN, by="metric_name"), "{{metric_name}}"),
+                Query(hpa(m.HPA_TARGET, by="metric_name"), "{{metric_name}} target", dashed=True),
+            ),
+            steps=True,
+        ),
+        Panel(
+            "CPU of the requests",
+            "All replicas together, over 2 minutes: above the limit scaling did not cope.",
+            SHARE,
+            (Query(CPU, "CPU"),),
+            ("HighCPUUsage",),
+            "HighCPUUsage",
+        ),
+        Panel(
+            "Cores",
+            "What all processes use together over 2 minutes, and what they request.",
+            COUNT,
+            (Query(USED, "used"), Query(REQUESTED, "requested", dashed=True)),
+        ),
+        Panel(
+            "Conditions of the HPA",
+            "1 while true. ScalingLimited at the maximum says that more is wanted; the other two should be 1.",
+            COUNT,
+            (Query(hpa(m.HPA_CONDITION, 'status="true"', "condition"), "{{condition}}"),),
+            ("HpaUnableToScale", "ModelSaturatedAtMax"),
+            steps=True,
+        ),
+        Panel(
+            "Processes that answer",
+            "Of all replicas, as Prometheus sees them.",
+            COUNT,
+            (Query(f"sum by (container) ({of('up')})", "{{container}}"),),
+            ("MetricsAbsent",),
+            steps=True,
+        ),
+    ),
+)
+
+SYSTEM: Final = Row(
+    "System",
+    (
+        Panel(
+            "CPU by process",
+            "Percent of what the process requests.",
+            PERCENT,
+            (Query(f"sum by (pod, container) ({of(m.CPU_USAGE)})", "{{pod}} {{container}}"),),
+        ),
+        Panel(
+            "Memory by process",
+            "Resident memory.",
+            BYTES,
+            (Query(f"sum by (pod, container) ({of(m.MEMORY_USAGE)})", "{{pod}} {{container}}"),),
+        ),
+        Panel(
+            "CPU of the nodes",
+            "Share of all cores that is busy.",
+            SHARE,
+            (
+                Query(
+                    f'1 - avg by (instance) (rate(node_cpu_seconds_total{{mode="idle"}}[{RECENT}]))',
+                    "{{instance}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Memory of the nodes",
+            "Share that is not available.",
+            SHARE,
+            (
+                Query(
+                    "1 - sum by (instance) (node_memory_MemAvailable_bytes) / sum by (instance) (node_memory_MemTotal_bytes)",
+                    "{{instance}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Fullest disk of the nodes",
+            "Share of its space that is used.",
+            SHARE,
+            (
+                Query(
+                    f"1 - min by (instance) (node_filesystem_avail_bytes{{{DISKS}}} / node_filesystem_size_bytes{{{DISKS}}})",
+                    "{{instance}}",
+                ),
+            ),
+        ),
+        Panel(
+            "Load of the nodes",
+            "Tasks that run or want to, a minute's mean.",
+            COUNT,
+            (Query("max by (instance) (node_load1)", "{{instance}}"),),
+        ),
+    ),
+)
+
+LOGS_AND_TRACES: Final = Row(
+    "Logs and traces",
+    (
+        Panel(
+            "Log lines",
+            "To the central store; all 0 where there is none. Refused lines are in the dead-letter index, dropped ones nowhere.",
+            PER_SECOND,
+            (
+                Query(or_none(f"sum({shipper(m.LOGS_SHIPPED)})"), "shipped"),
+                Query(or_none(f"sum({shipper(m.LOGS_REJECTED)})"), "refused"),
+                Query(or_none(f"sum({shipper(m.LOGS_REPEATED)})"), "sent again"),
+                Query(or_none(f"sum({shipper(m.LOGS_DROPPED)})"), "dropped"),
+            ),
+        ),
+        Panel(
+            "Log lines not shipped yet",
+            "Grows while the store is away or too slow.",
+            BYTES,
+            (Query(or_none(f"sum({of(m.LOGS_BEHIND, scope=NAMESPACE)})"), "behind"),),
+        ),
+        Panel(
+            "Failures of the log store",
+            "Requests that are tried again, and logs that were cut before all was read.",
+            PER_SECOND,
+            (
+                Query(or_none(f"sum({shipper(m.LOGS_FAILURES)})"), "failed requests"),
+                Query(or_none(f"sum({shipper(m.LOGS_CUT_UNREAD)})"), "cut unread"),
+            ),
+        ),
+        Panel(
+            "Spans",
+            "By what became of them; all 0 without a collector (OTEL_EXPORTER_OTLP_ENDPOINT).",
+            PER_SECOND,
+            sums(m.TRACE_SPANS, "result"),
+        ),
+    ),
+)
+
+ROWS: Final = (GLANCE, TRAFFIC, MODEL, ERRORS, LATENCY, KAFKA, SCALING, SYSTEM, LOGS_AND_TRACES)
+
+# A mark stands where the answer differs from the one a step before, so that each change is marked once.
+STEP: Final = "15s"
+_WANTED: Final = hpa(m.HPA_DESIRED)
+_WANTED_BEFORE: Final = f"max by (horizontalpodautoscaler) ({of(m.HPA_DESIRED, scope=HPA)} offset {STEP})"
+_VERSIONS: Final = f"count by (version) ({of(m.MODEL_INFO)} == 1)"
+_VERSIONS_BEFORE: Final = f"count by (version) ({of(m.MODEL_INFO)} offset {STEP} == 1)"
+
+ANNOTATIONS: Final = (
+    Annotation(
+        "Scaling",
+        f'count_values("replicas", {_WANTED} != {_WANTED_BEFORE})',
+        "Scaled to {{replicas}} replicas",
+        "blue",
+    ),
+    Annotation(
+        "Model",
+        f"{_VERSIONS} unless {_VERSIONS_BEFORE}",
+        "Model version {{version}} serves",
+        "purple",
+    ),
+    Annotation(
+        "Alerts",
+        f"max by (alertname, severity) ({FIRING})",
+        "{{alertname}} ({{severity}})",
+        "red",
+    ),
+)
