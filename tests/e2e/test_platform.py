@@ -137,7 +137,8 @@ def test_every_metric_is_exported_and_in_prometheus(platform):
     exported = ""
     for port in (platform.ports.serve[0], platform.ports.stream[0], platform.ports.autoscaler):
         exported += platform.ask("GET", "/metrics", port=port)[1]
-    for metric in metrics.METRICS:
+    # those of the shipper come with central logs
+    for metric in [metric for metric in metrics.METRICS if not metric.name.startswith("logs_")]:
         assert f"# TYPE {metric.name} {metric.kind}" in exported, metric.name
         series = f"{metric.name}_count" if metric.kind == "histogram" else metric.name
         job = "autoscaler" if series.startswith("kube_") else "ml-model"

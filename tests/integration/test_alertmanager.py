@@ -119,7 +119,11 @@ def running(tmp_path):
         )
         local = LocalSettings.read(fraudscale_home=tmp_path, time_scale=20)
         tools = SimpleNamespace(
-            alertmanager=program(local, ALERTMANAGER, print), haproxy_exports=True, prometheus=None
+            opensearch=None,
+            grafana=None,
+            alertmanager=program(local, ALERTMANAGER, print),
+            haproxy_exports=True,
+            prometheus=None,
         )
         b = Blueprint(
             local, ModelSettings(), KafkaSettings(), HttpSettings(), settings, tools, Ports.at(base)

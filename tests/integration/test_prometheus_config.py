@@ -171,7 +171,7 @@ def test_what_is_found_in_a_cluster_is_scraped_by_one_job_with_the_labels_that_r
 @pytest.mark.parametrize("time_scale", [1, 7, 20])
 def test_the_machines_configuration_and_rules_are_valid(promtool, tmp_path, time_scale):
     local = LocalSettings.read(fraudscale_home=tmp_path, time_scale=time_scale)
-    tools = SimpleNamespace(haproxy_exports=True)
+    tools = SimpleNamespace(haproxy_exports=True, opensearch=None, grafana=None)
     b = Blueprint(local, ModelSettings(), KafkaSettings(), HttpSettings(), AlertSettings(), tools, Ports())  # type: ignore[arg-type]
     components.prepare(b)
     code, output = promtool("check", "config", str(b.run / "prometheus.yml"))
