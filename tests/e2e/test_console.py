@@ -1,6 +1,6 @@
 """The console in a browser: what it shows is what Prometheus and the platform say at that moment.
 
-Where there is no Chromium these are slow tests: `make test` goes on without them, and `make test-full` says what is missing.
+`make test-full` runs them, and says so where Chromium is missing.
 """
 
 import json
@@ -12,7 +12,7 @@ import pytest
 from dashboards import DASHBOARD, PANELS, filled
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = [] if CHROMIUM else pytest.mark.slow
+pytestmark = pytest.mark.slow  # a browser beside a whole platform
 
 GLANCE = [panel for panel in PANELS if panel["type"] == "stat"]
 CHARTS = [panel for panel in PANELS if panel["type"] == "timeseries"]
