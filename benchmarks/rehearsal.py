@@ -65,7 +65,7 @@ def measure(hpa: Hpa, trace: Trace) -> dict[str, float]:
     found = rehearse("hpa.yaml", hpa, trace)
     decided = time.process_time()
     felt = feel(found, Service())
-    answer = report.as_json([report.answer(found, report.summarise(found, felt))])
+    answer = report.as_json([report.answer(found, report.summarise(found, felt))], None)
     done = time.process_time()
     return {
         "ticks": len(found.decisions),
