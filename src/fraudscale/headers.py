@@ -1,18 +1,42 @@
-"""Names of the headers that our Kafka records carry, for who writes them and who reads them."""
+"""The headers that our Kafka records carry, for who writes them and who reads them."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 # docs/reference/topics.md promises them.
 REASON: Final = "reason"
 ERROR_FIELD: Final = "error-field"
 ERROR_DETAIL: Final = "error-detail"
 FIRST_SEEN: Final = "first-seen"
-SOURCE_TOPIC: Final = "source-topic"
-SOURCE_PARTITION: Final = "source-partition"
-SOURCE_OFFSET: Final = "source-offset"
+SOURCE: Final = "source-record"
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 REPLAYS: Final = "replays"
 
-VERDICT: Final = frozenset({REASON, ERROR_FIELD, ERROR_DETAIL, SOURCE_TOPIC, SOURCE_PARTITION, SOURCE_OFFSET})
+VERDICT: Final = frozenset({REASON, ERROR_FIELD, ERROR_DETAIL, SOURCE})
 """What a dead letter says of one failure: it doesn't go back with the record, and the next failure says it anew."""
+
+
+class Source(NamedTuple):
+    """The input record that an output was made of."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+def source_of(topic: str, partition: int, offset: int) -> str:
+    """Make the value of `SOURCE`: `transactions/3/255`. One header, since each costs as much as encoding a field."""
+    return f"{topic}/{partition}/{offset}"
+
+
+def read_source(value: str | bytes | None) -> Source | None:
+    """Read the value of `SOURCE`; None if it isn't one. A topic's name has no slash."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+    match text.split("/"):
+        case [topic, partition, offset] if topic and _is_number(partition) and _is_number(offset):
+            return Source(topic, int(partition), int(offset))
+    return None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()

@@ -18,7 +18,16 @@ from typing import Final
 from fraudscale.broker.messages import Header, Output, Record
 from fraudscale.broker.replayer import Replayer, TooLarge
 from fraudscale.config import KafkaSettings
-from fraudscale.headers import ERROR_DETAIL, ERROR_FIELD, FIRST_SEEN, REASON, REPLAYS, SOURCE_TOPIC, VERDICT
+from fraudscale.headers import (
+    ERROR_DETAIL,
+    ERROR_FIELD,
+    FIRST_SEEN,
+    REASON,
+    REPLAYS,
+    SOURCE,
+    VERDICT,
+    read_source,
+)
 
 BATCH_RECORDS: Final = 500
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -127,7 +136,7 @@ class Choice:
         """Why a letter stays, in a word; None if it goes."""
         headers = dict(letter.headers)
         at = datetime.fromtimestamp(letter.timestamp / 1000, UTC)
-        if not text(headers.get(SOURCE_TOPIC)):
+        if not source_topic(headers):
             return "foreign"  # nobody says where it belongs
         if (
             (self.reason and text(headers.get(REASON)) != self.reason)
@@ -173,6 +182,12 @@ def text(content: str | bytes | None) -> str:
     return content.decode(errors="replace") if isinstance(content, bytes) else content or ""
 
 
+def source_topic(headers: dict[str, str | bytes | None]) -> str:
+    """Where a letter was read; empty if it doesn't say."""
+    source = read_source(headers.get(SOURCE))
+    return source.topic if source else ""
+
+
 def replays(headers: dict[str, str | bytes | None]) -> int:
     """How often a record came back already; 0 for a number that isn't one."""
     found = text(headers.get(REPLAYS))
@@ -184,7 +199,7 @@ def back(letter: Record) -> Output:
     headers = dict(letter.headers)
     kept: list[Header] = [(n, v) for n, v in letter.headers if n not in VERDICT and n != REPLAYS]
     count = b"%d" % (replays(headers) + 1)
-    return Output(text(headers[SOURCE_TOPIC]), letter.key, letter.value, [*kept, (REPLAYS, count)])
+    return Output(source_topic(headers), letter.key, letter.value, [*kept, (REPLAYS, count)])
 
 
 def describe(letter: Record) -> dict[str, str | int]:
@@ -194,7 +209,7 @@ def describe(letter: Record) -> dict[str, str | int]:
         "partition": letter.partition,
         "offset": letter.offset,
         "id": text(letter.key),
-        "to": text(headers.get(SOURCE_TOPIC)),
+        "to": source_topic(headers),
         "reason": text(headers.get(REASON)),
         "field": text(headers.get(ERROR_FIELD)),
         "detail": text(headers.get(ERROR_DETAIL)),
@@ -370,7 +385,7 @@ def run(
 LEFT: Final = {
     "filtered": "not chosen",
     "failed_again": "went back before and failed again (--again sends them)",
-    "foreign": "without a source-topic header: not ours",
+    "foreign": "without a source-record header: not ours",
     "too_large": "too large for the topic they came from",
 }
 

@@ -34,11 +34,10 @@ from fraudscale.headers import (
     ERROR_FIELD,
     FIRST_SEEN,
     REASON,
-    SOURCE_OFFSET,
-    SOURCE_PARTITION,
-    SOURCE_TOPIC,
+    SOURCE,
     TRACEPARENT,
     VERDICT,
+    source_of,
 )
 from fraudscale.lag import LagReporter
 from fraudscale.logs import Logger, Seldom
@@ -170,7 +169,7 @@ def dead_letter(letter: DeadLetter, topic: str, now: datetime) -> Output:
         (ERROR_FIELD, letter.field),
         (ERROR_DETAIL, letter.detail[:LONGEST_DETAIL].encode(errors="replace")),
         (FIRST_SEEN, first_seen),
-        *_source(record),
+        _source(record),
     ]
     if TRACEPARENT not in known:
         traceparent = letter.trace.here.traceparent if letter.trace else new_traceparent()
@@ -225,16 +224,11 @@ def _scored(
     topic: str,
 ) -> list[Output]:
     values = encode_scored(transactions, predictions, [rfc3339(r.timestamp) for r in records])
-    return [Output(topic, r.key, value, _source(r)) for r, value in zip(records, values, strict=True)]
+    return [Output(topic, r.key, value, [_source(r)]) for r, value in zip(records, values, strict=True)]
 
 
-def _source(record: Record) -> list[Header]:
-    return [*_place(record.topic, record.partition), (SOURCE_OFFSET, b"%d" % record.offset)]
-
-
-@lru_cache(maxsize=1024)
-def _place(topic: str, partition: int) -> tuple[Header, Header]:
-    return (SOURCE_TOPIC, topic.encode()), (SOURCE_PARTITION, b"%d" % partition)
+def _source(record: Record) -> Header:
+    return SOURCE, source_of(record.topic, record.partition, record.offset)
 
 
 @lru_cache(maxsize=8192)

@@ -18,6 +18,7 @@ from test_stream_kafka import wait_for
 from fraudscale.broker.client import BrokerUnavailable
 from fraudscale.broker.watermarks import Watermarks
 from fraudscale.config import KafkaSettings
+from fraudscale.headers import read_source
 from fraudscale.model import Version
 from fraudscale.model_loader import store, write_pointer
 
@@ -315,8 +316,8 @@ def freeze_in_a_transaction(scorers: Scorers, slot: int, flow: Flow, observer: O
 
 
 def _source(message) -> tuple[int, int]:
-    headers = dict(message.headers())
-    return int(headers["source-partition"]), int(headers["source-offset"])
+    source = read_source(dict(message.headers())["source-record"])
+    return source.partition, source.offset
 
 
 class Faults:

@@ -38,10 +38,10 @@ pipe._commit = hold
 """Leaves a transaction open with everything in it but its end."""
 
 
-def sources(settings, count: int) -> list[tuple[bytes, bytes]]:
-    """The input record, by partition and offset, of each committed score."""
+def sources(settings, count: int) -> list[bytes]:
+    """The input record of each committed score."""
     found = [dict(m.headers()) for m in read(settings, settings.scored_topic, count)]
-    return sorted((h["source-partition"], h["source-offset"]) for h in found)
+    return sorted(h["source-record"] for h in found)
 
 
 def each_once(settings, count: int) -> None:

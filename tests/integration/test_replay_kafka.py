@@ -30,7 +30,7 @@ def letters(settings, count, *, reason="validation", size=3, **headers):
     producer.init_transactions(30)
     producer.begin_transaction()
     for i in range(count):
-        head = {"reason": reason, "source-topic": settings.kafka_topic, **headers}
+        head = {"reason": reason, "source-record": f"{settings.kafka_topic}/0/{i}", **headers}
         producer.produce(settings.dead_letter_topic, os.urandom(size), f"k{i}", headers=list(head.items()))
     producer.commit_transaction(30)
 

@@ -195,7 +195,7 @@ def test_scores_the_good_and_sets_the_bad_aside(settings, model):
     assert dict(scored[0].headers())["traceparent"] == SAMPLED.encode()
     headers = dict(dead[0].headers())
     assert headers["reason"] == b"validation"
-    assert headers["source-topic"] == settings.kafka_topic.encode()
+    assert headers["source-record"].startswith(f"{settings.kafka_topic}/".encode())
     assert headers["traceparent"] == b"00-c-d-01"
     assert headers["own"] == b"x"
     assert headers["first-seen"].endswith(b"Z")
@@ -244,10 +244,12 @@ def test_each_score_names_the_record_it_came_from(settings, model):
     produce(settings, [value(i) for i in range(50)])
     with Door(settings, model).running() as door:
         wait_for(lambda: door.consumed() == 50)
-    inputs = {(m.partition(), m.offset()): m.key() for m in read(settings, settings.kafka_topic, 50)}
+    inputs = {
+        f"{m.topic()}/{m.partition()}/{m.offset()}".encode(): m.key()
+        for m in read(settings, settings.kafka_topic, 50)
+    }
     for m in read(settings, settings.scored_topic, 50):
-        headers = dict(m.headers())
-        assert inputs.pop((int(headers["source-partition"]), int(headers["source-offset"]))) == m.key()
+        assert inputs.pop(dict(m.headers())["source-record"]) == m.key()
     assert not inputs
 
 

@@ -26,9 +26,9 @@ AT = 1_700_000_000_000
 """2023-11-14T22:13:20Z"""
 
 
-def letter(offset: int, *, reason=b"validation", source=b"in", key=None, timestamp=AT, **more) -> Record:
+def letter(offset: int, *, reason=b"validation", source=b"in/0/7", key=None, timestamp=AT, **more) -> Record:
     headers = [("own", b"x"), ("traceparent", b"00-1"), ("reason", reason), ("error-field", b"hour")]
-    headers += [("first-seen", b"2023-11-14T00:00:00Z"), ("source-offset", b"7"), ("source-topic", source)]
+    headers += [("first-seen", b"2023-11-14T00:00:00Z"), ("source-record", source)]
     headers += more.items()
     return Record("in.dead-letter", 0, offset, key or b"t%d" % offset, b"\xff", headers, timestamp)
 

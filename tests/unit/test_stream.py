@@ -77,14 +77,14 @@ def planned(records, score=score, *, works=True, tracer=PASSING_ON):
 
 def test_every_record_is_scored_or_dead():
     result = planned([record(0), record(1, b"{"), record(2)])
-    assert [dict(o.headers)["source-offset"] for o in result.scored] == [b"0", b"2"]
+    assert [dict(o.headers)["source-record"] for o in result.scored] == ["in/0/0", "in/0/2"]
     assert [d.record.offset for d in result.dead] == [1]
 
 
 def test_a_score_keeps_the_key_and_says_where_it_came_from():
     (output,) = planned([record(5, partition=3)]).scored
     assert (output.topic, output.key) == ("in.scored", b"k5")
-    assert dict(output.headers) == {"source-topic": b"in", "source-partition": b"3", "source-offset": b"5"}
+    assert output.headers == [("source-record", "in/3/5")]
 
 
 def test_a_score_holds_transaction_prediction_and_the_time_of_the_record():
@@ -230,9 +230,7 @@ def test_a_dead_letter_keeps_bytes_and_key_and_tells_why_and_from_where():
         "error-field": "hour",
         "error-detail": b"Expected `int` <= 23",
         "first-seen": "2026-11-23T10:00:00Z",
-        "source-topic": b"in",
-        "source-partition": b"2",
-        "source-offset": b"9",
+        "source-record": "in/2/9",
     }
 
 
@@ -243,12 +241,12 @@ def test_a_dead_letter_keeps_the_headers_of_others():
 
 
 def test_a_replayed_record_that_fails_again_keeps_its_first_time_and_has_each_header_once():
-    came = [("first-seen", b"2026-01-01T00:00:00Z"), ("reason", b"prediction"), ("source-offset", b"1")]
+    came = [("first-seen", b"2026-01-01T00:00:00Z"), ("reason", b"prediction"), ("source-record", b"in/0/1")]
     output = dead_letter(DeadLetter(record(8, headers=came), "validation", "", ""), "dead", NOW)
     names = [name for name, _ in output.headers]
     assert len(names) == len(set(names))
     assert dict(output.headers)["first-seen"] == b"2026-01-01T00:00:00Z"
-    assert dict(output.headers)["source-offset"] == b"8"
+    assert dict(output.headers)["source-record"] == "in/0/8"
 
 
 def test_the_detail_of_a_dead_letter_is_bounded():

@@ -7,6 +7,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from fraudscale.broker.client import ASK_SECONDS, BrokerUnavailable, client_settings
 from fraudscale.config import KafkaSettings
+from fraudscale.headers import SOURCE, Source, read_source
 
 
 class Score(msgspec.Struct, frozen=True, gc=False):
@@ -14,8 +15,8 @@ class Score(msgspec.Struct, frozen=True, gc=False):
 
     key: bytes | None
     partition: int
-    source_partition: int
-    source_offset: int
+    source: Source | None
+    """None for somebody else's record, that doesn't say what it belongs to."""
 
 
 class ScoreReader:
@@ -66,10 +67,5 @@ class ScoreReader:
 
 
 def _score(message: Any) -> Score:
-    headers = dict(message.headers() or ())
-    return Score(
-        message.key(),
-        message.partition(),
-        int(headers.get("source-partition", -1)),
-        int(headers.get("source-offset", -1)),
-    )
+    source = read_source(dict(message.headers() or ()).get(SOURCE))
+    return Score(message.key(), message.partition(), source)

@@ -60,12 +60,12 @@ class Repeats:
         self._last: dict[tuple[int, int], int] = {}
 
     def is_repeated(self, score: Score) -> bool:
-        if score.source_offset < 0:  # somebody else's record, that doesn't say what it belongs to
+        if score.source is None:
             return False
-        way = (score.source_partition, score.partition)
-        if score.source_offset <= self._last.get(way, -1):
+        way = (score.source.partition, score.partition)
+        if score.source.offset <= self._last.get(way, -1):
             return True
-        self._last[way] = score.source_offset
+        self._last[way] = score.source.offset
         return False
 
 
