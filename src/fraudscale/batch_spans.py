@@ -6,7 +6,6 @@ from typing import Final, NamedTuple
 
 from fraudscale.broker.messages import Batch, Header, Record
 from fraudscale.headers import TRACEPARENT, TRACESTATE
-from fraudscale.records import Prediction
 from fraudscale.tracing import Trace, Tracer, Value
 
 MOST_LINKS: Final = 128
@@ -25,6 +24,8 @@ class Recorded(NamedTuple):
 def traces_of(records: Sequence[Record], tracer: Tracer, now: float) -> dict[int, Trace]:
     """Return the traces of those records that have one, by their place; `now` is a `perf_counter()`."""
     begins = tracer.begins
+    if not begins and not any(record.headers for record in records):
+        return {}
     found = {
         i: tracer.of_record(record.headers, now) if record.headers else tracer.begun()
         for i, record in enumerate(records)
@@ -37,15 +38,6 @@ def headers_of(trace: Trace) -> list[Header]:
     """What a record that comes of another carries on of its trace."""
     headers: list[Header] = [(TRACEPARENT, trace.here.traceparent)]
     return [*headers, (TRACESTATE, trace.here.state)] if trace.here.state else headers
-
-
-def scored(record: Record, prediction: Prediction, trace: Trace) -> Recorded:
-    """Say of a record what its score tells."""
-    about: dict[str, Value] = {
-        "fraudscale.transaction_id": prediction.transaction_id,
-        "fraudscale.model_version": prediction.model_version,
-    }
-    return Recorded(record, trace, about)
 
 
 @dataclass(frozen=True)

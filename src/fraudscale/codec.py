@@ -10,6 +10,7 @@ from fraudscale.records import (
     Prediction,
     PredictionBatch,
     ScoredTransaction,
+    Scores,
     Transaction,
     TransactionBatch,
 )
@@ -82,11 +83,10 @@ def encode_predictions(predictions: list[Prediction]) -> bytes:
     return _encoder.encode(PredictionBatch(predictions))
 
 
-def encode_scored(
-    transactions: Sequence[Transaction], predictions: Sequence[Prediction], event_times: Sequence[str]
-) -> list[bytes]:
-    """Join transactions and their predictions into the values of `<topic>.scored` records."""
+def encode_scored(scores: Scores, event_times: Sequence[str]) -> list[bytes]:
+    """Make the values of `<topic>.scored` records of transactions that were sent at these times."""
     encode = _encoder.encode
+    version, time, replica = scores.model_version, scores.prediction_time, scores.replica_id
     return [
         encode(
             ScoredTransaction(
@@ -97,17 +97,25 @@ def encode_scored(
                 t.day_of_week,
                 t.user_age,
                 t.account_balance,
-                p.is_fraud,
-                p.fraud_probability,
-                p.confidence,
-                p.model_version,
-                p.prediction_time,
-                p.processing_time_ms,
-                p.replica_id,
+                fraud,
+                probability,
+                confidence,
+                version,
+                time,
+                milliseconds,
+                replica,
                 event_time,
             )
         )
-        for t, p, event_time in zip(transactions, predictions, event_times, strict=True)
+        for t, fraud, probability, confidence, milliseconds, event_time in zip(
+            scores.transactions,
+            scores.frauds,
+            scores.probabilities,
+            scores.confidences,
+            scores.processing_times_ms,
+            event_times,
+            strict=True,
+        )
     ]
 
 

@@ -91,10 +91,10 @@ class Passes:
                 # What came during the last batch is read, and single transactions are scored.
                 await asyncio.sleep(0)
                 traces = {} if trace is None else dict.fromkeys(range(len(transactions)), trace)
-                predictions = self._scorer.score(transactions, [started] * len(transactions), traces=traces)
+                scores = self._scorer.score(transactions, [started] * len(transactions), traces=traces)
                 if trace is not None:
                     trace.mark("model", *self._scorer.last_pass)
-                return predictions
+                return scores.predictions()
         finally:
             self._batches -= 1
             self._active.value -= len(transactions)
@@ -109,7 +109,7 @@ class Passes:
         traces, self._traces = self._traces, {}
         self._active.value -= len(futures)
         try:
-            predictions = self._scorer.score(transactions, started, traces=traces)
+            predictions = self._scorer.score(transactions, started, traces=traces).predictions()
         except Exception as error:  # each waiting request must get its answer
             for future in futures:
                 if not future.done():

@@ -4,15 +4,14 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Literal
 
 import msgspec
 import structlog
 
 from fraudscale.config import LogSettings
-from fraudscale.records import Prediction
+from fraudscale.records import Scores
 from fraudscale.tracing import NO_TRACES, Trace
 
 Logger = structlog.typing.FilteringBoundLogger
@@ -95,57 +94,61 @@ class PredictionLog:
         self._json = is_json(settings)
         self._random = random.Random()
 
-    def write(
-        self, predictions: Sequence[Prediction], now: datetime, traces: Mapping[int, Trace] = NO_TRACES
-    ) -> None:
-        """Write the lines of one pass, whose instant is `now`; `traces` are by the place of their predictions."""
+    def write(self, scores: Scores, traces: Mapping[int, Trace] = NO_TRACES) -> None:
+        """Write the lines of one pass; `traces` are by the place of their transactions."""
+        if self._share == 0:
+            return
+        ids = [t.transaction_id for t in scores.transactions]
+        rows = list(zip(ids, scores.probabilities, scores.frauds, scores.processing_times_ms, strict=True))
         if self._share < 1:
-            if self._share == 0:
-                return
-            chosen = [i for i in range(len(predictions)) if self._random.random() < self._share]
-            predictions = [predictions[i] for i in chosen]
+            chosen = [i for i in range(len(rows)) if self._random.random() < self._share]
+            rows = [rows[i] for i in chosen]
             traces = (
                 {new: traces[old] for new, old in enumerate(chosen) if old in traces} if traces else traces
             )
         if not self._json:
             logger = structlog.get_logger(process=self._process)
-            for i, p in enumerate(predictions):
+            for i, (transaction_id, probability, _, milliseconds) in enumerate(rows):
                 logger.info(
                     "prediction_made",
-                    transaction_id=p.transaction_id,
-                    fraud_probability=round(p.fraud_probability, 6),
-                    processing_time_ms=round(p.processing_time_ms, 3),
-                    model_version=p.model_version,
-                    replica_id=p.replica_id,
+                    transaction_id=transaction_id,
+                    fraud_probability=round(probability, 6),
+                    processing_time_ms=round(milliseconds, 3),
+                    model_version=scores.model_version,
+                    replica_id=scores.replica_id,
                     **(traces[i].ids() if i in traces else {}),
                 )
             return
-        timestamp = now.isoformat().replace("+00:00", "Z")
-        process, encode = self._process, _encoder.encode
-        lines = [
-            encode(
-                _PredictionMade(
-                    "prediction_made",
-                    "info",
-                    timestamp,
-                    process,
-                    p.replica_id,
-                    p.transaction_id,
-                    p.fraud_probability,
-                    p.is_fraud,
-                    p.processing_time_ms,
-                    p.model_version,
-                )
+        now, process = scores.prediction_time, self._process
+        version, replica = scores.model_version, scores.replica_id
+        made = [
+            _PredictionMade(
+                "prediction_made",
+                "info",
+                now,
+                process,
+                replica,
+                transaction_id,
+                probability,
+                fraud,
+                milliseconds,
+                version,
             )
-            for p in predictions
+            for transaction_id, probability, fraud, milliseconds in rows
         ]
-        for i, trace in traces.items():
-            # Put in front of the closing brace: a pass without traces pays nothing, and hexadecimal digits need no escapes.
-            ids = f',"trace_id":"{trace.here.trace_id}","span_id":"{trace.here.span_id}"}}'
-            lines[i] = lines[i][:-1] + ids.encode()
-        lines.append(b"")
-        sys.stdout.buffer.write(b"\n".join(lines))
+        lines = _encoder.encode_lines(made)
+        sys.stdout.buffer.write(_with_ids(lines, traces) if traces else lines)
         sys.stdout.buffer.flush()
+
+
+def _with_ids(encoded: bytes, traces: Mapping[int, Trace]) -> bytes:
+    """Put the ids in front of the closing brace of their lines: a pass without traces pays nothing for them."""
+    lines = encoded.split(b"\n")  # JSON escapes line breaks
+    for i, trace in traces.items():
+        # hexadecimal digits need no escapes
+        ids = f',"trace_id":"{trace.here.trace_id}","span_id":"{trace.here.span_id}"}}'
+        lines[i] = lines[i][:-1] + ids.encode()
+    return b"\n".join(lines)
 
 
 class Seldom:

@@ -1,5 +1,6 @@
 """Transaction and Prediction: the two records that everything passes on, and the only schema of the two doors."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -58,6 +59,49 @@ class Prediction(msgspec.Struct, frozen=True, gc=False):
         float, Meta(ge=0, description="time from the call's start; of the whole call in a batch")
     ]
     replica_id: str
+
+
+class Scores(msgspec.Struct, frozen=True, gc=False):
+    """What one pass of the model said: columns in the order of its transactions, and what all of them have in common.
+
+    A batch from Kafka needs no `Prediction`s: making an object for each transaction costs as much as its features.
+    """
+
+    transactions: Sequence[Transaction]
+    probabilities: Sequence[float]
+    frauds: Sequence[bool]
+    confidences: Sequence[float]
+    processing_times_ms: Sequence[float]
+    model_version: str
+    prediction_time: str
+    replica_id: str
+
+    def part(self, begin: int, end: int) -> "Scores":
+        """Return those from `begin` up to `end`, exclusive."""
+        return Scores(
+            self.transactions[begin:end],
+            self.probabilities[begin:end],
+            self.frauds[begin:end],
+            self.confidences[begin:end],
+            self.processing_times_ms[begin:end],
+            self.model_version,
+            self.prediction_time,
+            self.replica_id,
+        )
+
+    def predictions(self) -> list[Prediction]:
+        version, time, replica = self.model_version, self.prediction_time, self.replica_id
+        return [
+            Prediction(t.transaction_id, fraud, probability, confidence, version, time, milliseconds, replica)
+            for t, fraud, probability, confidence, milliseconds in zip(
+                self.transactions,
+                self.frauds,
+                self.probabilities,
+                self.confidences,
+                self.processing_times_ms,
+                strict=True,
+            )
+        ]
 
 
 class ScoredTransaction(msgspec.Struct, frozen=True, gc=False):

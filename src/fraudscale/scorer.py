@@ -8,7 +8,7 @@ from time import perf_counter
 from fraudscale.logs import PredictionLog
 from fraudscale.metrics import ModelMetrics
 from fraudscale.model import Model
-from fraudscale.records import Prediction, Transaction
+from fraudscale.records import Scores, Transaction
 from fraudscale.tracing import NO_TRACES, Trace
 
 
@@ -60,7 +60,7 @@ class Scorer:
         *,
         traces: Mapping[int, Trace] = NO_TRACES,
         final: bool = True,
-    ) -> list[Prediction]:
+    ) -> Scores:
         """Score transactions in one pass of the model.
 
         Args:
@@ -87,24 +87,24 @@ class Scorer:
             raise PredictionFailed(f"model {model.version} failed: {error}") from error
         end = perf_counter()
         self.last_pass = (begin, end)
-        now = datetime.now(UTC)
-        time = now.isoformat().replace("+00:00", "Z")
-        version, threshold, replica = model.version, model.threshold, self._replica_id
-        confidences = [p if p >= 0.5 else 1 - p for p in probabilities]
-        predictions = [
-            Prediction(
-                t.transaction_id, p >= threshold, p, confidence, version, time, (end - start) * 1e3, replica
-            )
-            for t, p, confidence, start in zip(transactions, probabilities, confidences, started, strict=True)
-        ]
-        frauds = sum(map(threshold.__le__, probabilities))
+        threshold = model.threshold
+        scores = Scores(
+            transactions,
+            probabilities,
+            [p >= threshold for p in probabilities],
+            [p if p >= 0.5 else 1 - p for p in probabilities],
+            [(end - start) * 1e3 for start in started],
+            model.version,
+            datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            self._replica_id,
+        )
         self._probability.observe_all(probabilities)
-        self._confidence.observe_all(confidences)
-        self._duration.observe(end - begin, len(predictions))
-        if frauds:
-            metrics.predictions.labels(version, "fraud").value += frauds
-        if frauds < len(predictions):
-            metrics.predictions.labels(version, "legitimate").value += len(predictions) - frauds
+        self._confidence.observe_all(scores.confidences)
+        self._duration.observe(end - begin, len(transactions))
+        if frauds := sum(scores.frauds):
+            metrics.predictions.labels(model.version, "fraud").value += frauds
+        if frauds < len(transactions):
+            metrics.predictions.labels(model.version, "legitimate").value += len(transactions) - frauds
         known = sum(map(model.featurizer.knows, [t.merchant_category for t in transactions]))
         if known < len(transactions):
             metrics.unknown_categories.labels().value += len(transactions) - known
@@ -112,5 +112,5 @@ class Scorer:
             if trace.sampled:
                 self._duration.exemplify(end - begin, trace.ids())
                 break  # all of a pass took equally long
-        self._log.write(predictions, now, traces)
-        return predictions
+        self._log.write(scores, traces)
+        return scores

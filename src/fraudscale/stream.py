@@ -4,17 +4,18 @@ import gc
 import os
 import secrets
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
 from threading import Event, Timer
 from time import monotonic, perf_counter
 from types import FrameType
 from typing import Final, Protocol
 
 from fraudscale import logs, metrics, spans
-from fraudscale.batch_spans import BatchSpans, Recorded, headers_of, scored, traces_of
+from fraudscale.batch_spans import BatchSpans, Recorded, headers_of, traces_of
 from fraudscale.broker.client import Link, NotDelivered
 from fraudscale.broker.messages import Batch, Header, Output, Record
 from fraudscale.broker.pipe import Pipe
@@ -43,7 +44,7 @@ from fraudscale.lag import LagReporter
 from fraudscale.logs import Logger, Seldom
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
 from fraudscale.ops_server import OpsServer
-from fraudscale.records import Prediction, Transaction
+from fraudscale.records import Scores, Transaction
 from fraudscale.scorer import PredictionFailed, Scorer
 from fraudscale.tracing import NO_TRACES, Trace, Tracer
 
@@ -57,6 +58,8 @@ BACK_OFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
 """Waits between attempts while the model or the broker fails; the last one repeats."""
 GC_THRESHOLD: Final = 100_000
 """New objects until the collector looks at them: about one largest batch; Python's own choice is 700."""
+PART_RECORDS: Final = 500
+"""Outputs made at once: they are written while they are in the processor's cache, which takes a quarter less time."""
 LEAVE_SECONDS: Final = 2.0
 """Share of the stop timeout that is kept for leaving the group and closing."""
 
@@ -74,7 +77,7 @@ class Score(Protocol):
         *,
         traces: Mapping[int, Trace],
         final: bool,
-    ) -> list[Prediction]: ...
+    ) -> Scores: ...
 
 
 class ModelBroken(Exception):
@@ -94,9 +97,11 @@ class DeadLetter:
 
 @dataclass
 class Plan:
-    """What becomes of a batch: each of its records is in exactly one of the two lists."""
+    """What becomes of a batch: each of its records has a score or is dead."""
 
-    scored: list[Output] = field(default_factory=list)
+    scores: int = 0
+    scored: Iterable[Output] = ()
+    """As many; to be gone through once, since they are made on the way."""
     dead: list[DeadLetter] = field(default_factory=list)
     recorded: list[Recorded] = field(default_factory=list)
     """Those of the scored that get spans."""
@@ -123,15 +128,15 @@ def plan(batch: Batch, score: Score, works: Callable[[], bool], scored_topic: st
     traces = traces_of(valid, tracer, batch.read_at)
     try:
         # not final: what fails here is given to the model again
-        predictions = score(transactions, [batch.read_at] * len(valid), traces=traces, final=False)
+        scores = score(transactions, [batch.read_at] * len(valid), traces=traces, final=False)
     except PredictionFailed as error:
         if not works():
             raise ModelBroken(str(error)) from error
         _score_singly(valid, transactions, traces, batch.read_at, score, scored_topic, result)
         return result
-    result.scored = _scored(valid, transactions, predictions, scored_topic)
-    for i, trace in traces.items():
-        _trace(result, result.scored[i], valid[i], predictions[i], trace)
+    result.scores = len(valid)
+    result.scored = _scored(valid, scores, traces, scored_topic)
+    result.recorded = _recorded(valid, scores, traces)
     return result
 
 
@@ -169,7 +174,7 @@ def dead_letter(letter: DeadLetter, topic: str, now: datetime) -> Output:
         (ERROR_FIELD, letter.field),
         (ERROR_DETAIL, letter.detail[:LONGEST_DETAIL].encode(errors="replace")),
         (FIRST_SEEN, first_seen),
-        _source(record),
+        (SOURCE, source_of(record.topic, record.partition, record.offset)),
     ]
     if TRACEPARENT not in known:
         traceparent = letter.trace.here.traceparent if letter.trace else new_traceparent()
@@ -197,38 +202,52 @@ def _score_singly(
     topic: str,
     result: Plan,
 ) -> None:
+    outputs: list[Output] = []
     for i, (record, transaction) in enumerate(zip(valid, transactions, strict=True)):
         trace = traces.get(i)
+        own = {0: trace} if trace else NO_TRACES
         try:
-            (prediction,) = score(
-                [transaction], [read_at], traces={0: trace} if trace else NO_TRACES, final=True
-            )
+            scores = score([transaction], [read_at], traces=own, final=True)
         except PredictionFailed as error:
             result.dead.append(DeadLetter(record, "prediction", "", str(error), trace))
         else:
-            result.scored += _scored([record], [transaction], [prediction], topic)
-            if trace:
-                _trace(result, result.scored[-1], record, prediction, trace)
+            outputs += _scored([record], scores, own, topic)
+            result.recorded += _recorded([record], scores, own)
+    result.scores, result.scored = len(outputs), outputs
 
 
-def _trace(result: Plan, output: Output, record: Record, prediction: Prediction, trace: Trace) -> None:
-    output.headers.extend(headers_of(trace))
-    if trace.recorded:
-        result.recorded.append(scored(record, prediction, trace))
+def _recorded(records: Sequence[Record], scores: Scores, traces: Mapping[int, Trace]) -> list[Recorded]:
+    version, transactions = scores.model_version, scores.transactions
+    return [
+        Recorded(
+            records[i],
+            trace,
+            {
+                "fraudscale.transaction_id": transactions[i].transaction_id,
+                "fraudscale.model_version": version,
+            },
+        )
+        for i, trace in traces.items()
+        if trace.recorded
+    ]
 
 
 def _scored(
-    records: Sequence[Record],
-    transactions: Sequence[Transaction],
-    predictions: Sequence[Prediction],
-    topic: str,
-) -> list[Output]:
-    values = encode_scored(transactions, predictions, [rfc3339(r.timestamp) for r in records])
-    return [Output(topic, r.key, value, [_source(r)]) for r, value in zip(records, values, strict=True)]
-
-
-def _source(record: Record) -> Header:
-    return SOURCE, source_of(record.topic, record.partition, record.offset)
+    records: Sequence[Record], scores: Scores, traces: Mapping[int, Trace], topic: str
+) -> Iterator[Output]:
+    for begin in range(0, len(records), PART_RECORDS):
+        part = records[begin : begin + PART_RECORDS]
+        times = [rfc3339(r.timestamp) for r in part]
+        values = encode_scored(scores.part(begin, begin + PART_RECORDS), times)
+        outputs = [
+            Output(topic, r.key, value, [(SOURCE, source_of(r.topic, r.partition, r.offset))])
+            for r, value in zip(part, values, strict=True)
+        ]
+        if traces:
+            for i, output in enumerate(outputs, begin):
+                if trace := traces.get(i):
+                    output.headers.extend(headers_of(trace))
+        yield from outputs
 
 
 @lru_cache(maxsize=8192)
@@ -246,6 +265,7 @@ class Stream:
         pipe: Pipe,
         scorer: Scorer,
         counts: ModelMetrics,
+        messages: KafkaMetrics,
         settings: KafkaSettings,
         log: Logger,
         tracer: Tracer,
@@ -257,6 +277,8 @@ class Stream:
         self._log = log
         self._validation = counts.errors.labels("validation")
         self._active = counts.active.labels()
+        self._scored = messages.produced.labels(settings.scored_topic)
+        self._dead_lettered = messages.produced.labels(settings.dead_letter_topic)
         self._stopping = Event()
         self._failures = 0
         self._dead = DeadLetterLog(log)
@@ -306,8 +328,9 @@ class Stream:
         dead = [dead_letter(letter, topic, now) for letter in planned.dead]
         recorded = self._spans_of(batch, planned)
         # no more than these numbers and letters is kept until the commit
-        scored, letters = len(planned.scored), planned.dead
-        self._pipe.deliver(batch, planned.scored + dead, lambda: self._committed(scored, letters, recorded))
+        scores, letters = planned.scores, planned.dead
+        outputs = chain(planned.scored, dead)
+        self._pipe.deliver(batch, outputs, lambda: self._committed(scores, letters, recorded))
 
     def _spans_of(self, batch: Batch, planned: Plan) -> BatchSpans | None:
         recorded = planned.recorded + [
@@ -317,17 +340,19 @@ class Stream:
         ]
         if not recorded:
             return None
-        group, model = self._settings.kafka_group, self._scorer.last_pass if planned.scored else None
+        group, model = self._settings.kafka_group, self._scorer.last_pass if planned.scores else None
         return BatchSpans(self._tracer, group, batch, recorded, model, delivering=perf_counter())
 
-    def _committed(self, scored: int, dead: list[DeadLetter], recorded: BatchSpans | None) -> None:
+    def _committed(self, scores: int, dead: list[DeadLetter], recorded: BatchSpans | None) -> None:
         """Count what must not be counted before readers can see it."""
         if recorded is not None:
             recorded.end(perf_counter())
         self._failures = 0
+        self._scored.value += scores
+        self._dead_lettered.value += len(dead)
         self._validation.value += sum(letter.reason == "validation" for letter in dead)
         self._dead.add(dead)
-        self._log.debug("batch_scored", scored=scored, dead=len(dead))
+        self._log.debug("batch_scored", scored=scores, dead=len(dead))
 
     def _finish(self) -> None:
         try:
@@ -411,7 +436,7 @@ def run(
     tracing = spans.start(
         tracing_settings, process="stream", replica_id=replica.replica_id, counts=trace_metrics, log=log
     )
-    stream = Stream(pipe, scorer, model_metrics, kafka, log, tracing.tracer)
+    stream = Stream(pipe, scorer, model_metrics, kafka_metrics, kafka, log, tracing.tracer)
     stop = Stop(stream, pipe, replica.stop_timeout_seconds, log)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.on_signal)

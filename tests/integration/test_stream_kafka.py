@@ -87,7 +87,7 @@ class Door:
             settings, replica, metrics=self.metrics, link=link, log=log, on_owned=self.reporter.own
         )
         tracer = Tracer(0.0, 50, record, random.Random())
-        self.stream = Stream(self.pipe, self.scorer, self.counts, settings, log, tracer)
+        self.stream = Stream(self.pipe, self.scorer, self.counts, self.metrics, settings, log, tracer)
 
     def consumed(self) -> float:
         return self.metrics.consumed.labels(self.settings.kafka_topic).value

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fraudscale import codec
 from fraudscale.codec import InvalidTransaction
-from fraudscale.records import Prediction, Transaction
+from fraudscale.records import Scores, Transaction
 
 GOOD = {
     "transaction_id": "tx-1",
@@ -126,8 +126,10 @@ def test_no_bytes_raise_anything_else(content):
 
 
 def test_a_scored_record_holds_both_records_and_the_event_time():
-    prediction = Prediction("tx-1", True, 0.75, 0.75, "3", "2026-11-01T00:00:01Z", 1.5, "replica-1")
-    value = json.loads(*codec.encode_scored([Transaction(**GOOD)], [prediction], ["2026-11-01T00:00:00Z"]))
+    scores = Scores(
+        [Transaction(**GOOD)], [0.75], [True], [0.75], [1.5], "3", "2026-11-01T00:00:01Z", "replica-1"
+    )
+    value = json.loads(*codec.encode_scored(scores, ["2026-11-01T00:00:00Z"]))
     assert value == GOOD | {
         "is_fraud": True,
         "fraud_probability": 0.75,

@@ -1,6 +1,7 @@
 """What waits for the model: in what order it is scored, and how much of it may wait."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,7 +21,7 @@ class Recording:
         self.scored.append(list(transactions))
         if "broken" in transactions:
             raise ValueError(transactions)
-        return transactions
+        return SimpleNamespace(predictions=lambda: transactions)
 
 
 @pytest.fixture

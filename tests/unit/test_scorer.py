@@ -45,7 +45,7 @@ def value(metrics):
 
 
 def score(scorer, *transactions):
-    return scorer.score(transactions, [time.perf_counter()] * len(transactions))
+    return scorer.score(transactions, [time.perf_counter()] * len(transactions)).predictions()
 
 
 def test_without_a_model_nothing_is_scored_and_it_is_counted(scorer, value):

@@ -14,7 +14,7 @@ from fraudscale.broker.messages import Batch, Record
 from fraudscale.broker.watermarks import Waiting
 from fraudscale.config import KafkaSettings
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
-from fraudscale.records import Prediction
+from fraudscale.records import Scores
 from fraudscale.scorer import PredictionFailed
 from fraudscale.stream import (
     LONGEST_DETAIL,
@@ -53,10 +53,17 @@ def record(offset: int, value: bytes | None = None, *, partition: int = 0, **mor
 
 def score(transactions, started, *, traces=NO_TRACES, final=True):
     assert len(transactions) == len(started) > 0
-    return [
-        Prediction(t.transaction_id, False, 0.1, 0.9, "7", "2026-11-23T10:00:00Z", 1.0, "r")
-        for t in transactions
-    ]
+    many = len(transactions)
+    return Scores(
+        transactions,
+        [0.1] * many,
+        [False] * many,
+        [0.9] * many,
+        [1.0] * many,
+        "7",
+        "2026-11-23T10:00:00Z",
+        "r",
+    )
 
 
 def failing_on(*ids):
@@ -79,6 +86,7 @@ def test_every_record_is_scored_or_dead():
     result = planned([record(0), record(1, b"{"), record(2)])
     assert [dict(o.headers)["source-record"] for o in result.scored] == ["in/0/0", "in/0/2"]
     assert [d.record.offset for d in result.dead] == [1]
+    assert result.scores == 2
 
 
 def test_a_score_keeps_the_key_and_says_where_it_came_from():
@@ -88,7 +96,7 @@ def test_a_score_keeps_the_key_and_says_where_it_came_from():
 
 
 def test_a_score_holds_transaction_prediction_and_the_time_of_the_record():
-    value = msgspec.json.decode(planned([record(5)]).scored[0].value)
+    value = msgspec.json.decode(next(iter(planned([record(5)]).scored)).value)
     assert value.items() >= {"transaction_id": "t5", "amount": 12.5, "model_version": "7"}.items()
     assert (value["event_time"], value["schema_version"]) == ("2023-11-14T22:13:20.123Z", 1)
 
@@ -99,6 +107,17 @@ def test_the_trace_goes_on_and_other_headers_do_not():
     assert "traceparent" not in dict(without.headers)
     assert dict(output.headers).items() >= {"traceparent": SAMPLED, "tracestate": "v=1"}.items()
     assert not {"secret", "baggage"} & dict(output.headers).keys()
+
+
+def test_each_score_of_a_large_batch_is_that_of_its_record():
+    records = [record(i) for i in range(1201)]
+    for i in (0, 499, 500, 1200):
+        records[i] = record(i, headers=[("traceparent", f"00-{i:032x}-{SPAN}-00")])
+    outputs = list(planned(records).scored)
+    assert [o.key for o in outputs] == [r.key for r in records]
+    assert [msgspec.json.decode(o.value)["transaction_id"] for o in outputs] == [f"t{i}" for i in range(1201)]
+    traces = {i: dict(o.headers)["traceparent"] for i, o in enumerate(outputs) if len(o.headers) > 1}
+    assert traces == {i: f"00-{i:032x}-{SPAN}-00" for i in (499, 500, 1200)}
 
 
 def test_what_is_no_trace_does_not_go_on():
@@ -203,7 +222,7 @@ def test_a_batch_of_bad_records_never_reaches_the_model():
 def test_the_record_that_breaks_the_model_is_found_and_the_others_are_scored():
     result = planned([record(i) for i in range(5)], failing_on("t3"))
     assert [(d.record.offset, d.reason) for d in result.dead] == [(3, "prediction")]
-    assert len(result.scored) == 4
+    assert result.scores == len(list(result.scored)) == 4
 
 
 def test_a_record_alone_in_its_batch_is_found_too():
@@ -324,7 +343,8 @@ def loop(monkeypatch):
     def make(pipe, scorer=FakeScorer):
         counts = ModelMetrics()
         settings = KafkaSettings(kafka_topic="in")
-        return Stream(pipe, scorer, counts, settings, structlog.get_logger(), PASSING_ON), counts
+        messages = KafkaMetrics(consumed="in", produced=())
+        return Stream(pipe, scorer, counts, messages, settings, structlog.get_logger(), PASSING_ON), counts
 
     return make
 

@@ -5,8 +5,7 @@ and scored.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from fraudscale.broker.client import (
     client_settings,
     commits,
 )
-from fraudscale.broker.messages import Batch, Output, records_of
+from fraudscale.broker.messages import Batch, Output, Record, records_of
 from fraudscale.broker.protocol import LONGEST_SESSION_MS, SESSION_MS, group_version, session_timeout_ms
 from fraudscale.broker.transactions import sweep, transactional_producer
 from fraudscale.config import KafkaSettings
@@ -50,11 +49,9 @@ LOOK_AGAIN_SECONDS: Final = 0.7
 
 @dataclass(frozen=True)
 class _InFlight:
-    """A transaction that a thread of its own commits: numbers, not the records, whose memory the next batch takes."""
+    """A transaction that a thread of its own commits: not its records, whose memory the next batch takes."""
 
     records: int
-    outputs: Counter[str]
-    """Of each topic."""
     on_committed: Callable[[], None]
     until: float
     """`time.monotonic()` when it is given up."""
@@ -89,7 +86,7 @@ class Pipe:
         Args:
             settings: broker, topic, group.
             replica_id: names us to the broker; with the group it is the transactional id, so it must be ours alone.
-            metrics: counts records, transactions and rebalances.
+            metrics: counts records read, transactions and rebalances.
             link: is told whether the broker answers.
             log: for rebalances and failures.
             on_owned: called with all partitions that are ours now, whenever that changes.
@@ -128,22 +125,22 @@ class Pipe:
             return Batch([], time.perf_counter())
         self._taken.clear()
         self._fatal = False
-        messages: list[Any] = []
+        records: list[Record] = []
         try:
-            self._gather(consumer, messages, max_records, seconds)
+            self._gather(consumer, records, max_records, seconds)
         except KafkaException as error:
             # what the client had taken out of its queue went with the exception: begin again from the commit
             self._complain(error.args[0])
             self._fatal = True
         read_at = time.perf_counter()
-        batch = Batch(records_of(messages, self._complain, int(time.time() * 1000)), read_at)
         if self._fatal:
             self._disconnect()
             return Batch([], read_at)
+        batch = Batch(records, read_at)
         return _without(batch, self._taken) if self._taken else batch
 
     def deliver(
-        self, batch: Batch, outputs: Sequence[Output], on_committed: Callable[[], None] = lambda: None
+        self, batch: Batch, outputs: Iterable[Output], on_committed: Callable[[], None] = lambda: None
     ) -> None:
         """Write the outputs and the batch's offsets in one transaction; its commit goes on after the return.
 
@@ -267,18 +264,18 @@ class Pipe:
 
     # --- reading
 
-    def _gather(self, consumer: Consumer, messages: list[Any], max_records: int, seconds: float) -> None:
+    def _gather(self, consumer: Consumer, records: list[Record], max_records: int, seconds: float) -> None:
         until = time.monotonic() + seconds
         size = 0
-        while len(messages) < max_records and size < BATCH_BYTES:
+        while len(records) < max_records and size < BATCH_BYTES:
             count, wait, committing = CHUNK_RECORDS, STEP_SECONDS, self._committing()
-            if not committing and messages:
+            if not committing and records:
                 wait = LINGER_SECONDS
             elif not committing:
                 self._settle()
                 count, wait = 1, seconds
-            chunk = consumer.consume(min(count, max_records - len(messages)), wait)
-            messages += chunk
+            chunk = consumer.consume(min(count, max_records - len(records)), wait)
+            records += records_of(chunk, self._complain, int(time.time() * 1000))
             size += sum(map(len, chunk))
             if time.monotonic() > until if committing else len(chunk) < count:
                 return
@@ -368,7 +365,7 @@ class Pipe:
 
     # --- writing
 
-    def _transact(self, batch: Batch, outputs: Sequence[Output], on_committed: Callable[[], None]) -> None:
+    def _transact(self, batch: Batch, outputs: Iterable[Output], on_committed: Callable[[], None]) -> None:
         producer, consumer = self._producer, self._consumer
         assert producer is not None  # noqa: S101 - both are here as long as a batch is
         assert consumer is not None  # noqa: S101
@@ -380,13 +377,12 @@ class Pipe:
         except KafkaException as error:
             raise self._failed(_failure(error.args[0])) from error
         until = time.monotonic() + SETTLE_SECONDS
-        topics = Counter([output.topic for output in outputs])
-        self._in_flight = _InFlight(len(batch.records), topics, on_committed, until, Future())
+        self._in_flight = _InFlight(len(batch.records), on_committed, until, Future())
         # a daemon: a broker that is gone must not hold the end of the process up
         commit = Thread(target=_commit, args=(producer, offsets, group, self._in_flight.done), daemon=True)
         commit.start()
 
-    def _write(self, producer: Producer, outputs: Sequence[Output]) -> None:
+    def _write(self, producer: Producer, outputs: Iterable[Output]) -> None:
         produce = producer.produce
         for output in outputs:
             try:
@@ -436,7 +432,8 @@ class Pipe:
         if error is not None:
             raise error
         self._link.back()
-        self._count(flight)
+        self._metrics.transactions.labels("committed").value += 1
+        self._metrics.consumed.labels(self._settings.kafka_topic).value += flight.records
         flight.on_committed()
 
     def _failed(self, error: NotDelivered) -> NotDelivered:
@@ -447,13 +444,6 @@ class Pipe:
         self._producer = None
         self._lose_places(self._owned)
         return error
-
-    def _count(self, flight: _InFlight) -> None:
-        metrics = self._metrics
-        metrics.transactions.labels("committed").value += 1
-        metrics.consumed.labels(self._settings.kafka_topic).value += flight.records
-        for topic, outputs in flight.outputs.items():
-            metrics.produced.labels(topic).value += outputs
 
 
 def _consumer(settings: KafkaSettings, name: str, protocol: str) -> Consumer:

@@ -1,6 +1,5 @@
 """What the pipe does when partitions come and go and transactions fail, with a consumer that does it on demand."""
 
-from collections import Counter
 from concurrent.futures import Future
 
 import pytest
@@ -157,7 +156,7 @@ def test_a_partition_in_vain_looked_for_is_not_looked_for_at_every_read():
 def test_a_failed_transaction_takes_its_producer_and_all_places_with_it():
     consumer = FakeConsumer([])
     pipe = pipe_on(consumer, {0, 1})
-    pipe._in_flight = pipe_module._InFlight(1, Counter(), lambda: None, float("inf"), Future())
+    pipe._in_flight = pipe_module._InFlight(1, lambda: None, float("inf"), Future())
     pipe._in_flight.done.set_exception(NotDelivered("no"))
     with pytest.raises(NotDelivered):
         pipe.finish()
