@@ -64,6 +64,8 @@ TOPIC = "transactions"
 CALM_TOPIC = "calm"
 """Its own, or a candidate would first have to take the backlog."""
 PARTITIONS = 12
+PARTITIONER = "murmur2_random"
+"""Of whoever writes: a key has the same number in the input and in the outputs, as with Java's producers and ours."""
 WARM_SECONDS = 3
 """After its first output a candidate is fed, but not measured yet."""
 
@@ -113,7 +115,13 @@ def bare(bootstrap: str, models: Path, group: str, batch: int, total: int) -> No
         }
     )
     producer = Producer(
-        config | {"acks": "all", "compression.type": "lz4", "delivery.report.only.error": True}
+        config
+        | {
+            "acks": "all",
+            "compression.type": "lz4",
+            "delivery.report.only.error": True,
+            "partitioner": PARTITIONER,
+        }
     )
     consumer.subscribe([TOPIC])
     decode, encode = msgspec.json.Decoder(Plain).decode, msgspec.json.Encoder().encode
@@ -209,7 +217,7 @@ def stamp_at_broker(bootstrap: str, topic: str) -> None:
 def fill(bootstrap: str, count: int) -> None:
     # a topic that is new is reported as an oddity, once a moment
     config = {"bootstrap.servers": bootstrap, "log_level": 3}
-    producer = Producer(config | {"compression.type": "lz4", "linger.ms": 50})
+    producer = Producer(config | {"compression.type": "lz4", "linger.ms": 50, "partitioner": PARTITIONER})
     for number, value in enumerate(islice(values(), count)):
         while True:
             try:
