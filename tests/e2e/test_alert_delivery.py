@@ -55,4 +55,4 @@ def test_scorers_that_stand_still_are_told_by_slack_and_mail_and_so_is_their_ret
     assert "topic transactions" in text["text"]
     assert "Time runs 10 times as fast here." in text["text"]
     assert "docs/runbooks/HighKafkaQueueLength.md" in text["text"]
-    assert f"http://127.0.0.1:{watched.ports.prometheus}/alerts" in text["text"]
+    assert f"<http://127.0.0.1:{watched.ports.console}|Dashboard>" in text["text"]

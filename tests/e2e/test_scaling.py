@@ -26,10 +26,9 @@ def wish_for(platform, replicas):
 
 
 def there_are(platform, replicas):
-    status = platform.status()
-    return status["ready"] and [r["id"] for r in status["replicas"]] == [
-        f"replica-{i}" for i in range(1, replicas + 1)
-    ]
+    # not whether the platform is ready: an autoscaler that stands still isn't
+    found = [(r["id"], r["state"]) for r in platform.status()["replicas"]]
+    return found == [(f"replica-{i}", "ready") for i in range(1, replicas + 1)]
 
 
 def value(platform, metric):
@@ -50,7 +49,7 @@ def resting(platform):
     yield platform
     wish_for(platform, 4)
     autoscaler.resume()
-    platform.wait(lambda: there_are(platform, 4), "it is as before", 120)
+    platform.wait(lambda: there_are(platform, 4) and platform.status()["ready"], "it is as before", 120)
 
 
 def load_until(platform, done, over):
