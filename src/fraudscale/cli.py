@@ -96,6 +96,9 @@ def up(
     from fraudscale.local.up import up as run
 
     settings = ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()
+    # What only its parts read: else a wrong value is told by replicas that don't start.
+    for group in (ReplicaSettings, LogSettings, TracingSettings, CentralLogSettings):
+        group.read()
     raise typer.Exit(run(_local(time_scale), *settings))
 
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from test_supervise import World
 
-from fraudscale import codec
+from fraudscale import cli, codec
 from fraudscale.config import (
     AlertSettings,
     HttpSettings,
@@ -334,6 +334,23 @@ def test_rules_that_cannot_be_read_are_told_before_anything_starts(local):
     alerts = AlertSettings(alert_rules=Path("none.yaml"))
     with pytest.raises(SettingsError, match=r"ALERT_RULES='none\.yaml'"):
         up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), alerts)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ("LOG_PREDICTIONS_SAMPLE", "x"),
+        ("OPENSEARCH_ENDPOINT", "foo"),
+        ("CPU_REQUEST_MILLICORES", "0"),
+    ],
+)
+def test_what_only_a_part_reads_is_told_before_anything_starts(local, monkeypatch, name, value):
+    monkeypatch.setenv("FRAUDSCALE_HOME", str(local.fraudscale_home))
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}='{value}'"):
+        cli.up(None)
+    assert list(local.fraudscale_home.iterdir()) == []
 
 
 def test_an_event_that_cannot_be_written_is_no_error(tmp_path):
