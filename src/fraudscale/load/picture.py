@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from fraudscale.load.report import Report
 
@@ -79,9 +79,12 @@ def _latencies(axes: Axes, report: Report) -> None:
         values = [getattr(quantiles, name) for _, quantiles in known]
         axes.plot(at, values, style, color=color, linewidth=1.4, label=name)
     axes.set_ylabel("latency, ms")
+    plain = FuncFormatter(lambda value, _: f"{value:,g}")
     if known:
         axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter(plain)
+    axes.yaxis.set_major_formatter(plain)
     _legend(axes)
 
 
