@@ -44,7 +44,7 @@ def _settings_table(topic: type[Settings]) -> Iterator[str]:
         "|---|---|---|",
     )
     for name, field in topic.model_fields.items():
-        default = "" if field.default is None else f"`{_text(field.default)}`"
+        default = "" if field.default in (None, "") else f"`{_text(field.default)}`"
         yield f"| `{name.upper()}` | {default} | {_one_line(field.description)} |"
 
 
@@ -70,7 +70,8 @@ def metrics_page() -> str:
         "",
         "`serve` shows them on its `/metrics`, `stream` on `METRICS_PORT`. Labels are bounded: no ids, no raw paths, no exception texts. Beside",
         "these, the Prometheus client's own `process_*` and `python_*` are exported. `kube_*` come from the autoscaler of one machine (port 8301) and",
-        "from kube-state-metrics in a cluster; the autoscaler also exports the queue, so that it is known without a scorer.",
+        "from kube-state-metrics in a cluster; the autoscaler also exports the queue, so that it is known without a scorer. `logs_*` come from the log",
+        "shipper (port 8302).",
         "",
         "| metric | kind | labels | meaning |",
         "|---|---|---|---|",

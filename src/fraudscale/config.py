@@ -159,11 +159,11 @@ class HttpSettings(Settings):
     rate_limit_clients: int = Field(10_000, ge=1, le=1_000_000)
     """Clients whose rate is remembered; the idlest is forgotten for one more."""
     connections_per_client: int = Field(64, ge=1, le=100_000)
-    """Connections that one client may have open at the balancer; one more gets 429, and of as many again nobody listens."""
+    """Connections that one client may have open at the balancer; above it requests get 429, above twice as many connections are closed."""
     trusted_proxies: Networks = ""
     """Addresses and networks whose `X-Forwarded-For` is believed; `make up` adds its balancer, 127.0.0.1."""
     trusted_clients: Networks = ""
-    """Addresses and networks that no limit of rate or connections holds for; `make up` takes 127.0.0.1 where it is unset."""
+    """Addresses and networks that no limit of rate or connections holds for; `make up` takes 127.0.0.1 where it is unset or empty."""
 
 
 class MetricsSettings(Settings):
@@ -210,7 +210,7 @@ class KafkaSettings(Settings):
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_servers)] = "127.0.0.1:9092"
     """Brokers; set, `make up` uses them instead of starting one."""
     kafka_topic: str = Field("transactions", pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    """Input topic; its name begins those of the others: `.scored`, `.dead-letter`, `.labels`, `.http-scored`."""
+    """Input topic; its name begins those of the others: `.scored`, `.dead-letter`, `.labels`."""
     kafka_group: str = Field("fraudscale", pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """Consumer group that all scorers share."""
     kafka_partitions: int = Field(12, ge=1, le=1000)

@@ -86,7 +86,7 @@ class Locator:
         if found is None:
             raise NoChampion(
                 f'no version of "{settings.model_name}" in {settings.mlflow_tracking_uri} has the alias "{alias}"; '
-                "`fraudscale train` registers one, `fraudscale promote` sets the alias"
+                "`fraudscale train --promote` registers one and sets the alias; MLflow's page sets it for one that is there"
             )
         return found
 

@@ -99,7 +99,9 @@ def test_the_address_may_have_a_path(server, settings):
 
 def test_a_missing_alias_names_what_sets_it(server, settings):
     server.answer("registered-models/get", 200, {"registered_model": {"name": "fraud-detector"}})
-    with pytest.raises(NoChampion, match='has the alias "champion"; `fraudscale train` registers one'):
+    with pytest.raises(
+        NoChampion, match='has the alias "champion"; `fraudscale train --promote` registers one'
+    ):
         Locator(settings()).locate()
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import psutil
 
 from fraudscale.config import KafkaMode, KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local import fetch, ports
+from fraudscale.local import fetch, grafana, ports
 from fraudscale.local.components import external
 
 MEMORY_BYTES: Final = 4 * 1024**3
@@ -39,6 +39,7 @@ def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) ->
     """Look at all that `fraudscale up` will need here."""
     cache = fetch.Cache(local, say=lambda _: None)
     used = external(local, model, kafka)
+    unused = {*used, *(() if grafana.find() else ("grafana",))}
     return [
         _python(),
         _training(),
@@ -46,7 +47,7 @@ def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) ->
         *(_opensearch(cache) if local.starts_opensearch else ()),
         *(_program(cache, p) for p in fetch.PROGRAMS),
         _libgomp(cache),
-        *_ports(ports.Ports.at(local.fraudscale_port_base).needed(used, local.kafka, local.logs)),
+        *_ports(ports.Ports.at(local.fraudscale_port_base).needed(unused, local.kafka, local.logs)),
         memory(_memory()),
         *_folder("home folder", local.fraudscale_home, "FRAUDSCALE_HOME"),
         *_folder("download folder", local.fraudscale_cache.expanduser(), "FRAUDSCALE_CACHE"),

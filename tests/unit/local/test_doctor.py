@@ -53,6 +53,16 @@ def test_what_cannot_be_had_is_a_problem_with_the_command_that_installs_it(exami
     assert "brew install haproxy" in check.remedy
 
 
+def test_grafanas_port_is_wanted_only_where_there_is_a_grafana(examine, monkeypatch):
+    with claim_block() as base:
+        port = ports.Ports.at(base).grafana
+        with socket.create_server(("127.0.0.1", port)):
+            monkeypatch.setattr("fraudscale.local.grafana.find", lambda: None)
+            assert examine(fraudscale_port_base=base)["ports"].ok
+            monkeypatch.setattr("fraudscale.local.grafana.find", object)
+            assert f"port {port} (grafana)" in examine(fraudscale_port_base=base)["port"].detail
+
+
 def test_a_kafka_of_somebody_else_needs_no_java(examine):
     assert "Java" in examine()
     assert "Java" not in examine(kafka={"kafka_bootstrap_servers": "broker:9092"})
