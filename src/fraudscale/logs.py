@@ -5,7 +5,8 @@ import random
 import sys
 import time
 from collections.abc import Mapping, MutableMapping
-from typing import Any, Literal
+from contextlib import suppress
+from typing import Any, Final, Literal
 
 import msgspec
 import structlog
@@ -37,7 +38,7 @@ def set_up(settings: LogSettings, *, replica_id: str | None = None, process: str
         structlog.configure(
             processors=[*shared, _render_json],
             wrapper_class=structlog.make_filtering_bound_logger(level),
-            logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+            logger_factory=structlog.BytesLoggerFactory(_stdout),  # type: ignore[arg-type]
             cache_logger_on_first_use=True,
         )
     else:
@@ -58,6 +59,21 @@ def is_json(settings: LogSettings) -> bool:
 
 def _render_json(_: Any, __: str, event: MutableMapping[str, Any]) -> bytes:
     return _encoder.encode(event)
+
+
+class _Stdout:
+    """Standard output that takes what it can: a full disk under the log must not stop whoever writes to it."""
+
+    def write(self, lines: bytes) -> None:
+        with suppress(OSError):
+            sys.stdout.buffer.write(lines)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stdout.buffer.flush()
+
+
+_stdout: Final = _Stdout()
 
 
 class _ToStructlog(logging.Handler):
@@ -137,8 +153,8 @@ class PredictionLog:
             for transaction_id, probability, fraud, milliseconds in rows
         ]
         lines = _encoder.encode_lines(made)
-        sys.stdout.buffer.write(_with_ids(lines, traces) if traces else lines)
-        sys.stdout.buffer.flush()
+        _stdout.write(_with_ids(lines, traces) if traces else lines)
+        _stdout.flush()
 
 
 def _with_ids(encoded: bytes, traces: Mapping[int, Trace]) -> bytes:

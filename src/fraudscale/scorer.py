@@ -81,6 +81,8 @@ class Scorer:
         begin = perf_counter()
         try:
             probabilities = model.probabilities(transactions)
+            if len(probabilities) != len(transactions):
+                raise ValueError(f"{len(probabilities)} probabilities for {len(transactions)} transactions")  # noqa: TRY301
         except Exception as error:  # whatever an engine raises, the door must answer
             metrics.errors.labels("prediction").value += 1
             metrics.failed.labels().value += len(transactions) if final else 0

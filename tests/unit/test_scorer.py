@@ -2,6 +2,7 @@ import dataclasses
 import json
 import time
 from datetime import datetime
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -117,6 +118,21 @@ def test_a_model_that_raises_is_counted_and_reported(scorer, make_artifact, tmp_
     with pytest.raises(PredictionFailed):
         scorer.score([NIGHT, DAY], [time.perf_counter()] * 2, final=False)
     assert value("ml_model_failed_predictions_total") == 2, "what is tried again has not failed yet"
+
+
+def test_a_model_that_answers_too_little_has_failed(scorer, make_artifact, tmp_path):
+    loaded = load(make_artifact, tmp_path)
+    scorer.install(dataclasses.replace(loaded, _engine=lambda rows: loaded._engine(rows)[:1]))
+    with pytest.raises(PredictionFailed, match="1 probabilities for 2 transactions"):
+        score(scorer, NIGHT, DAY)
+
+
+def test_a_full_disk_under_the_log_does_not_stop_the_scoring(make_artifact, tmp_path, metrics, monkeypatch):
+    scorer = Scorer(metrics, PredictionLog(LogSettings(log_format="json"), "serve"), "replica-1")
+    scorer.install(load(make_artifact, tmp_path))
+    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123
+        monkeypatch.setattr("sys.stdout", SimpleNamespace(buffer=full))
+        assert [p.transaction_id for p in score(scorer, NIGHT, DAY)] == ["a", "b"]
 
 
 def test_each_prediction_is_one_line_of_json(make_artifact, tmp_path, metrics, capfdbinary):
