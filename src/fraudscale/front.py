@@ -18,7 +18,7 @@ from fraudscale.logs import Logger
 from fraudscale.metrics import Histogram, HttpMetrics, ModelMetrics
 from fraudscale.problems import CONTENT_TYPE, Overloaded, Problem, RateExceeded, problem_of
 from fraudscale.records import Prediction, Transaction
-from fraudscale.scorer import Scorer
+from fraudscale.scorer import PredictionFailed, Scorer
 from fraudscale.tracing import Trace, Tracer, Value
 
 Send = Callable[[Message], Awaitable[None]]
@@ -108,18 +108,35 @@ class Passes:
         self._transactions, self._started, self._futures = [], [], []
         traces, self._traces = self._traces, {}
         self._active.value -= len(futures)
+        results: Sequence[Prediction | Exception]
+        alone = len(futures) == 1
         try:
-            predictions = self._scorer.score(transactions, started, traces=traces).predictions()
+            results = self._scorer.score(transactions, started, traces=traces, final=alone).predictions()
+        except PredictionFailed as error:
+            # one of them may break the model; the others are strangers to it
+            each = enumerate(zip(transactions, started, strict=True))
+            results = [error] if alone else [self._score_alone(t, s, traces.get(i)) for i, (t, s) in each]
         except Exception as error:  # each waiting request must get its answer
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for trace in traces.values():
-            trace.mark("model", *self._scorer.last_pass)
-        for future, prediction in zip(futures, predictions, strict=True):
-            if not future.done():
-                future.set_result(prediction)
+            results = [error] * len(futures)
+        else:
+            for trace in traces.values():
+                trace.mark("model", *self._scorer.last_pass)
+        for future, result in zip(futures, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _score_alone(
+        self, transaction: Transaction, started: float, trace: Trace | None
+    ) -> Prediction | Exception:
+        traces = {} if trace is None else {0: trace}
+        try:
+            return self._scorer.score([transaction], [started], traces=traces).predictions()[0]
+        except Exception as error:  # as above
+            return error
 
 
 class Front:

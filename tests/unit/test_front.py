@@ -8,17 +8,22 @@ import pytest
 from fraudscale.front import Passes
 from fraudscale.metrics import ModelMetrics
 from fraudscale.problems import Overloaded
+from fraudscale.scorer import PredictionFailed
+from fraudscale.tracing import NO_TRACES
 
 
 class Recording:
-    """A scorer that remembers its passes; a transaction `broken` fails."""
+    """A scorer that remembers its passes; a transaction `broken` fails, and one `poison` breaks the model."""
 
     def __init__(self):
         self.scored = []
 
-    def score(self, transactions, started, traces):
+    def score(self, transactions, started, traces=NO_TRACES, final=True):
         assert len(transactions) == len(started)
+        assert final or len(transactions) > 1
         self.scored.append(list(transactions))
+        if "poison" in transactions:
+            raise PredictionFailed(transactions)
         if "broken" in transactions:
             raise ValueError(transactions)
         return SimpleNamespace(predictions=lambda: transactions)
@@ -41,6 +46,19 @@ def test_the_single_transactions_of_a_turn_are_scored_in_one_pass(passes):
 
     assert asyncio.run(run()) == [0, 1, 2, 3, 4]
     assert scorer.scored == [[0, 1, 2, 3, 4]]
+    assert active.value == 0
+
+
+def test_a_transaction_that_breaks_the_model_fails_alone(passes):
+    made, scorer, active = passes()
+
+    async def run():
+        submitted = (made.submit(name, 0.0) for name in ("a", "poison", "b"))
+        return await asyncio.gather(*submitted, return_exceptions=True)
+
+    first, broken, last = asyncio.run(run())
+    assert (first, type(broken), last) == ("a", PredictionFailed, "b")
+    assert scorer.scored == [["a", "poison", "b"], ["a"], ["poison"], ["b"]]
     assert active.value == 0
 
 
