@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from fraudscale.broker.messages import Batch, Header, Record
+from fraudscale.broker.messages import Header, Record
 from fraudscale.headers import TRACEPARENT, TRACESTATE
 from fraudscale.tracing import Trace, Tracer, Value
 
@@ -49,7 +49,11 @@ class BatchSpans:
 
     tracer: Tracer
     group: str
-    batch: Batch
+    topic: str
+    read_at: float
+    """When the batch was here, by `perf_counter()`."""
+    records: int
+    """As many as it has."""
     recorded: Sequence[Recorded]
     """At least one."""
     model: tuple[float, float] | None
@@ -62,14 +66,14 @@ class BatchSpans:
         whole = self.tracer.begun(sampled=True)
         if whole is None:
             return
-        topic = self.batch.records[0].topic
+        topic = self.topic
         about: dict[str, Value] = {
             "messaging.system": "kafka",
             "messaging.operation.type": "process",
             "messaging.consumer.group.name": self.group,
             "messaging.destination.name": topic,
         }
-        times = (self.batch.read_at, now)
+        times = (self.read_at, now)
         for record, trace, more, failed in self.recorded:
             place: dict[str, Value] = {
                 "messaging.destination.partition.id": str(record.partition),
@@ -79,10 +83,10 @@ class BatchSpans:
             self.tracer.end(
                 trace, f"process {topic}", "consumer", times, about_record, links=links, failed=failed
             )
-        whole.mark("decode", self.batch.read_at, self.model[0] if self.model else self.delivering)
+        whole.mark("decode", self.read_at, self.model[0] if self.model else self.delivering)
         if self.model:
             whole.mark("model", *self.model)
         whole.mark("produce", self.delivering, now)
-        about |= {"messaging.batch.message_count": len(self.batch.records)}
+        about |= {"messaging.batch.message_count": self.records}
         links = [one.trace.caller or one.trace.here for one in self.recorded[:MOST_LINKS]]
         self.tracer.end(whole, f"process batch of {topic}", "consumer", times, about, links=links)

@@ -55,12 +55,12 @@ def decode_each(bodies: Sequence[bytes]) -> list[Transaction]:
     """Read one transaction from each body.
 
     Raises:
-        InvalidTransaction: as for one, of the first that is none; `decode_transaction` tells which.
+        InvalidTransaction: one of them is none; `decode_transaction` tells which, and why.
     """
     try:
         return [_decode_one(body) for body in bodies]
     except _BAD_BYTES as error:
-        raise _explain(b"", error) from error
+        raise InvalidTransaction("", f"One of {len(bodies)} bodies is no transaction") from error
 
 
 def decode_transactions(body: bytes) -> list[Transaction]:

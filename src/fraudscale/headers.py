@@ -16,6 +16,10 @@ VERDICT: Final = frozenset({REASON, ERROR_FIELD, ERROR_DETAIL, SOURCE})
 """What a dead letter says of one failure: it doesn't go back with the record, and the next failure says it anew."""
 
 
+LONGEST_NUMBER: Final = 19
+"""Digits of Kafka's largest offset."""
+
+
 class Source(NamedTuple):
     """The input record that an output was made of."""
 
@@ -39,4 +43,4 @@ def read_source(value: str | bytes | None) -> Source | None:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return len(text) <= LONGEST_NUMBER and text.isascii() and text.isdigit()

@@ -52,11 +52,8 @@ class LagReporter:
         try:
             waiting = self._watermarks.waiting()
         except BrokerUnavailable as error:
+            self._take_away()
             self._link.lost(str(error))
-            for family in self._totals():
-                family.retain([])
-            with self._lock:
-                self._counts.lag.retain([])
             return
         self._link.back()
         self._counts.queue_length.labels(topic, group).value = sum(w.lag for w in waiting.values())
@@ -68,6 +65,13 @@ class LagReporter:
         with self._lock:
             for partition in self._owned & waiting.keys():
                 self._counts.lag.labels(topic, group, str(partition)).value = waiting[partition].lag
+
+    def _take_away(self) -> None:
+        """Without an answer there are no figures: old ones would look like a queue that doesn't move."""
+        for family in self._totals():
+            family.retain([])
+        with self._lock:
+            self._counts.lag.retain([])
 
     def _report_age(self, waiting: Mapping[int, Waiting]) -> None:
         labels = self._settings.kafka_topic, self._settings.kafka_group
@@ -90,6 +94,10 @@ class LagReporter:
         while not self._stopping:
             began = monotonic()
             self._changed.clear()
-            self.report()
+            try:
+                self.report()
+            except Exception as error:  # whatever it is, the next report may succeed
+                self._take_away()
+                self._link.lost(f"{type(error).__name__}: {error}")
             if not self._stopping:
                 self._changed.wait(max(0.0, self._settings.kafka_lag_seconds - (monotonic() - began)))

@@ -22,6 +22,7 @@ from fraudscale.headers import (
     ERROR_DETAIL,
     ERROR_FIELD,
     FIRST_SEEN,
+    LONGEST_NUMBER,
     REASON,
     REPLAYS,
     SOURCE,
@@ -34,6 +35,8 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 """One transaction holds no more than these."""
 TICKS: Final = 5
 """Transactions a second when a rate is asked for: so evenly the records go out."""
+LATEST: Final = 253_402_300_799
+"""The last second of the year 9999: a producer's clock may be absurd."""
 LONGEST_METADATA: Final = 4096
 """Characters that a broker keeps with an offset, by default."""
 
@@ -135,9 +138,9 @@ class Choice:
     def left(self, letter: Record) -> str | None:
         """Why a letter stays, in a word; None if it goes."""
         headers = dict(letter.headers)
-        at = datetime.fromtimestamp(letter.timestamp / 1000, UTC)
         if not source_topic(headers):
             return "foreign"  # nobody says where it belongs
+        at = datetime.fromtimestamp(min(letter.timestamp / 1000, LATEST), UTC)
         if (
             (self.reason and text(headers.get(REASON)) != self.reason)
             or (self.since and at < self.since)
@@ -191,7 +194,7 @@ def source_topic(headers: dict[str, str | bytes | None]) -> str:
 def replays(headers: dict[str, str | bytes | None]) -> int:
     """How often a record came back already; 0 for a number that isn't one."""
     found = text(headers.get(REPLAYS))
-    return int(found) if found.isascii() and found.isdigit() else 0
+    return int(found) if len(found) <= LONGEST_NUMBER and found.isascii() and found.isdigit() else 0
 
 
 def back(letter: Record) -> Output:

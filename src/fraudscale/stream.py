@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from fraudscale import logs, metrics, spans
 from fraudscale.batch_spans import BatchSpans, Recorded, headers_of, traces_of
-from fraudscale.broker.client import Link, NotDelivered
+from fraudscale.broker.client import MAX_RECORD_BYTES, Link, NotDelivered
 from fraudscale.broker.messages import Batch, Header, Output, Record
 from fraudscale.broker.pipe import Pipe
 from fraudscale.broker.watermarks import Watermarks
@@ -54,6 +54,8 @@ MODEL_SECONDS: Final = 0.2
 """How often a stream without a model looks for one."""
 LONGEST_DETAIL: Final = 500
 """Characters of a dead letter's `error-detail`."""
+LARGEST_LETTER: Final = MAX_RECORD_BYTES - 64 * 1024
+"""Bytes of a record that fits into a dead letter with our headers: a topic limits what is compressed, so records may be larger."""
 BACK_OFF_SECONDS: Final = (0.5, 1.0, 2.0, 5.0)
 """Waits between attempts while the model or the broker fails; the last one repeats."""
 GC_THRESHOLD: Final = 100_000
@@ -165,21 +167,30 @@ def dead_letter(letter: DeadLetter, topic: str, now: datetime) -> Output:
     A replayed record that fails again keeps the time when it was seen first.
     """
     record = letter.record
-    known = dict(record.headers)
+    value, came, detail = record.value, record.headers, letter.detail[:LONGEST_DETAIL]
+    if _size(record) > LARGEST_LETTER:
+        value, came = None, ()
+        detail = f"{detail[: LONGEST_DETAIL - 100]} (too large for a dead letter: without value and headers; the source record has them)"
+    known = dict(came)
     first_seen = known.get(FIRST_SEEN) or now.isoformat().replace("+00:00", "Z")
     ours = VERDICT | {FIRST_SEEN}
-    headers: list[Header] = [(name, value) for name, value in record.headers if name not in ours]
+    headers: list[Header] = [(name, value) for name, value in came if name not in ours]
     headers += [
         (REASON, letter.reason),
         (ERROR_FIELD, letter.field),
-        (ERROR_DETAIL, letter.detail[:LONGEST_DETAIL].encode(errors="replace")),
+        (ERROR_DETAIL, detail.encode(errors="replace")),
         (FIRST_SEEN, first_seen),
         (SOURCE, source_of(record.topic, record.partition, record.offset)),
     ]
     if TRACEPARENT not in known:
         traceparent = letter.trace.here.traceparent if letter.trace else new_traceparent()
         headers.append((TRACEPARENT, traceparent))
-    return Output(topic, record.key, record.value, headers)
+    return Output(topic, record.key, value, headers)
+
+
+def _size(record: Record) -> int:
+    headers = sum(len(name) + len(value or "") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
 
 
 def new_traceparent() -> str:
@@ -341,7 +352,16 @@ class Stream:
         if not recorded:
             return None
         group, model = self._settings.kafka_group, self._scorer.last_pass if planned.scores else None
-        return BatchSpans(self._tracer, group, batch, recorded, model, delivering=perf_counter())
+        return BatchSpans(
+            self._tracer,
+            group,
+            batch.records[0].topic,
+            batch.read_at,
+            len(batch.records),
+            recorded,
+            model,
+            delivering=perf_counter(),
+        )
 
     def _committed(self, scores: int, dead: list[DeadLetter], recorded: BatchSpans | None) -> None:
         """Count what must not be counted before readers can see it."""
@@ -480,9 +500,10 @@ class Stop:
             self._force_in(0, f"second signal {number}")
             return
         self._begun = True
-        self._stream.stop()
-        self._pipe.hurry(monotonic() + max(self._timeout / 2, self._timeout - LEAVE_SECONDS))
+        # first: what follows could wait for a lock that the interrupted thread holds itself
         self._force_in(self._timeout, f"not done within {self._timeout} s")
+        self._pipe.hurry(monotonic() + max(self._timeout / 2, self._timeout - LEAVE_SECONDS))
+        self._stream.stop()
 
     def _force_in(self, seconds: float, reason: str) -> None:
         # a thread, because the handler may have interrupted a write to the log, which doesn't nest

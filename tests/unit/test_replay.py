@@ -20,6 +20,7 @@ from fraudscale.replay import (
     as_text,
     back,
     parse_time,
+    replays,
 )
 
 AT = 1_700_000_000_000
@@ -121,6 +122,13 @@ def test_what_failed_again_stays_unless_it_is_asked_for():
 
 def test_a_record_that_nobody_says_the_source_of_stays():
     assert Choice().left(letter(3, source=b"")) == "foreign"
+
+
+def test_absurd_numbers_of_other_people_are_no_error():
+    assert Choice().left(letter(3, source=b"", timestamp=2**63 - 1)) == "foreign"
+    assert Choice().left(letter(3, timestamp=2**63 - 1)) is None
+    assert Choice().left(letter(3, source=b"in/0/" + b"9" * 5000)) == "foreign"
+    assert replays({"replays": b"9" * 5000}) == 0
 
 
 def test_an_empty_span_of_time_is_refused():

@@ -9,7 +9,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from fraudscale.batch_spans import BatchSpans
-from fraudscale.broker.client import BrokerUnavailable, Link, NotDelivered
+from fraudscale.broker.client import MAX_RECORD_BYTES, BrokerUnavailable, Link, NotDelivered
 from fraudscale.broker.messages import Batch, Record
 from fraudscale.broker.watermarks import Waiting
 from fraudscale.config import KafkaSettings
@@ -166,7 +166,9 @@ def test_spans_of_a_batch_and_of_its_records_are_linked_both_ways():
     tracer = Tracer(0.0, 50, spans.extend, Random(1))
     batch = Batch([record(0), record(1, headers=[("traceparent", SAMPLED)])], 10.0)
     result = plan(batch, score, lambda: True, "in.scored", tracer)
-    BatchSpans(tracer, "group", batch, result.recorded, (11.0, 12.0), delivering=13.0).end(14.0)
+    BatchSpans(
+        tracer, "group", "in", batch.read_at, len(batch.records), result.recorded, (11.0, 12.0), 13.0
+    ).end(14.0)
     of_record, whole, *stages = spans
     assert (of_record.name, of_record.here.trace_id, of_record.caller.span_id) == (
         "process in",
@@ -266,6 +268,16 @@ def test_a_replayed_record_that_fails_again_keeps_its_first_time_and_has_each_he
     assert len(names) == len(set(names))
     assert dict(output.headers)["first-seen"] == b"2026-01-01T00:00:00Z"
     assert dict(output.headers)["source-record"] == "in/0/8"
+
+
+def test_a_record_too_large_for_its_dead_letter_goes_without_value_and_headers():
+    large = record(9, b"{" + b" " * MAX_RECORD_BYTES, partition=2, headers=[("own", b"x")])
+    output = dead_letter(DeadLetter(large, "validation", "", "not JSON"), "dead", NOW)
+    assert (output.key, output.value) == (b"k9", None)
+    headers = dict(output.headers)
+    assert "own" not in headers
+    assert headers["source-record"] == "in/2/9"
+    assert headers["error-detail"].startswith(b"not JSON (too large for a dead letter")
 
 
 def test_the_detail_of_a_dead_letter_is_bounded():
@@ -522,3 +534,22 @@ def test_a_clock_that_is_ahead_makes_no_age_below_zero_and_an_unread_message_non
     monkeypatch.setattr(FakeWatermarks, "timestamp", None)
     reporter.report()
     assert values(counts.oldest_age) == {}
+
+
+def test_a_report_that_fails_in_an_odd_way_takes_the_figures_away_and_the_next_one_is_made():
+    reporter, counts = reporter_of(WAITING, ValueError("odd"), WAITING)
+    seen = []
+    report = reporter.report
+
+    def watched():
+        seen.append(values(counts.queue_length))
+        if len(seen) == 3:
+            reporter._stopping = True
+        reporter._changed.set()
+        report()
+
+    reporter.report = watched
+    with capture_logs():
+        reporter._run()
+    assert seen == [{}, {("in", "g"): 11}, {}]
+    assert values(counts.queue_length) == {("in", "g"): 11}

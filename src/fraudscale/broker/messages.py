@@ -53,6 +53,10 @@ def records_of(messages: list[Any], complain: Callable[[KafkaError], None], now:
         if (error := m.error()) is not None:
             complain(error)
             continue
+        try:
+            headers = m.headers() or ()
+        except SystemError:  # a header's name that is not UTF-8: the client (2.16) gives none of them then
+            headers = ()
         _, timestamp = m.timestamp()
         records.append(
             Record(
@@ -61,7 +65,7 @@ def records_of(messages: list[Any], complain: Callable[[KafkaError], None], now:
                 m.offset(),
                 m.key(),
                 m.value(),
-                m.headers() or (),
+                headers,
                 timestamp if timestamp >= 0 else now,
             )
         )

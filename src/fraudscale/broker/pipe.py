@@ -257,8 +257,10 @@ class Pipe:
         """Forget both clients; the next ones begin with what the broker knows."""
         if self._consumer is not None:
             self._consumer.close()
-        self._await_commit()
-        self._consumer = self._producer = self._in_flight = None
+            self._consumer = None
+        with suppress(NotDelivered):
+            self._settle()
+        self._producer = None
         self._astray.clear()
         self._own(frozenset())
 
@@ -277,7 +279,9 @@ class Pipe:
             chunk = consumer.consume(min(count, max_records - len(records)), wait)
             records += records_of(chunk, self._complain, int(time.time() * 1000))
             size += sum(map(len, chunk))
-            if time.monotonic() > until if committing else len(chunk) < count:
+            late = time.monotonic() > until
+            # error events come as messages, and could go on for ever
+            if late if committing else len(chunk) < count or (late and not records):
                 return
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -469,7 +473,7 @@ def _consumer(settings: KafkaSettings, name: str, protocol: str) -> Consumer:
 
 
 def _commit(producer: Producer, offsets: list[TopicPartition], group: Any, done: "Future[None]") -> None:
-    """Add the offsets and commit; runs in a thread of its own. The client limits each step by the transaction's time."""
+    """Add the offsets and commit; runs in a thread of its own. Whoever waits for it gives up after `SETTLE_SECONDS`."""
     try:
         producer.send_offsets_to_transaction(offsets, group, TRANSACTION_SECONDS)
         producer.commit_transaction()

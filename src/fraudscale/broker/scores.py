@@ -67,5 +67,8 @@ class ScoreReader:
 
 
 def _score(message: Any) -> Score:
-    source = read_source(dict(message.headers() or ()).get(SOURCE))
+    try:
+        source = read_source(dict(message.headers() or ()).get(SOURCE))
+    except SystemError:  # as for any record: a name that is not UTF-8
+        source = None
     return Score(message.key(), message.partition(), source)

@@ -47,7 +47,10 @@ def sweep(producer: Producer, topics: Iterable[str], offset: TopicPartition, gro
     """
     producer.begin_transaction()
     for topic in topics:
-        for partition in producer.list_topics(topic, ASK_SECONDS).topics[topic].partitions:
+        found = producer.list_topics(topic, ASK_SECONDS).topics[topic]
+        if found.error is not None:  # without partitions, as if there were nothing to end
+            raise KafkaException(found.error)
+        for partition in found.partitions:
             producer.produce(topic, partition=partition)
     producer.send_offsets_to_transaction([offset], group, TRANSACTION_SECONDS)
     if producer.flush(TRANSACTION_SECONDS):  # a roll-back forgets what was not sent yet

@@ -103,8 +103,10 @@ class Watermarks:
             self._observer.assign([TopicPartition(topic, p, offset) for p, offset in offsets.items()])
             while len(found) < len(offsets) and (rest := until - time.monotonic()) > 0:
                 for m in self._observer.consume(len(offsets), min(rest, 0.05)):
+                    if m.error() is not None:  # it may have no partition
+                        continue
                     partition, (kind, timestamp) = int(m.partition()), m.timestamp()  # type: ignore[arg-type]
-                    if m.error() is None and partition not in found and kind != TIMESTAMP_NOT_AVAILABLE:
+                    if partition not in found and kind != TIMESTAMP_NOT_AVAILABLE:
                         found[partition] = offsets[partition], timestamp
                         self._observer.incremental_unassign([TopicPartition(topic, partition)])
             self._observer.unassign()

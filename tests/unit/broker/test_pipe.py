@@ -199,3 +199,33 @@ def test_a_batch_that_is_given_back_is_read_again_once_its_place_is_found():
         assert (consumer.sought, consumer.paused) == ([], {0})
         pipe.read(10, 0)
     assert (consumer.sought, consumer.paused) == ([(0, 5)], set())
+
+
+def test_a_header_whose_name_is_not_utf_8_takes_its_record_through_without_headers():
+    class Unreadable(FakeMessage):
+        def headers(self):
+            raise SystemError("returned a result with an exception set")
+
+    pipe = pipe_on(FakeConsumer([Unreadable(0, 5), FakeMessage(0, 6)]), {0})
+    assert [(r.offset, r.headers) for r in pipe.read(10, 0).records] == [(5, ()), (6, ())]
+
+
+def test_what_was_committed_while_the_consumer_broke_is_counted():
+    fatal = KafkaError(KafkaError._FATAL, "fenced", True)
+    pipe = pipe_on(FakeConsumer([FakeMessage(0, 0, fatal)]), {0})
+    told = []
+    pipe._in_flight = pipe_module._InFlight(3, lambda: told.append("committed"), float("inf"), Future())
+    pipe._in_flight.done.set_result(None)
+    with capture_logs():
+        pipe._disconnect()
+    assert told == ["committed"]
+    assert pipe._metrics.consumed.labels("in").value == 3
+
+
+def test_errors_without_end_do_not_hold_a_read_up():
+    class Failing(FakeConsumer):
+        def consume(self, count, seconds):
+            return [FakeMessage(0, 0, KafkaError(KafkaError._TRANSPORT))]
+
+    with capture_logs():
+        assert pipe_on(Failing([]), {0}).read(10, 0.05).records == []
