@@ -208,6 +208,7 @@ def ship_logs() -> None:
             CentralLogSettings.read(),
             MetricsSettings.read(),
             LogSettings.read(),
+            own=local.starts_opensearch,
         )
     except StoreRefused as error:
         raise Failed(str(error)) from error
@@ -220,7 +221,9 @@ def logs(
     transaction: Annotated[
         str | None, typer.Option(help="Lines of this transaction, and of its traces.")
     ] = None,
-    event: Annotated[str | None, typer.Option(help="Lines of this event, such as dead_lettered.")] = None,
+    event: Annotated[
+        list[str] | None, typer.Option(help="Lines of this event, such as dead_lettered; also several.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="10m, 2h, 1d, or an instant in RFC 3339.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="The first so many, by time.")] = 1000,
     files: Annotated[
@@ -236,7 +239,7 @@ def logs(
     home = LocalSettings.read().fraudscale_home
     try:
         start = search.since(since, datetime.now(UTC)) if since else None
-        query = search.Query(trace, transaction, event, start, limit)
+        query = search.Query(trace, transaction, tuple(event or ()), start, limit)
         store = None if files else running.open_log_store(home, CentralLogSettings.read())
         found = search.in_store(store, query) if store else search.in_files(home / "logs", query)
     except search.BadQuery as error:

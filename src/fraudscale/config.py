@@ -329,14 +329,20 @@ class CentralLogSettings(Settings):
 
     log_templates: Path = Path("logging/elasticsearch")
     """Folder of the index templates that are installed before the first line is sent."""
-    log_keep_days: int = Field(3, ge=0, le=365)
-    """Days after which an index of log lines is deleted; 0: never, for a store with a lifecycle of its own."""
+    log_keep_days: Annotated[int, Field(ge=0, le=365)] | None = None
+    """Days after which an index of log lines is deleted; 0: never. Unset, 3 in the store that `make up` starts, and never in one of yours."""
     log_keep_bytes: int = Field(4 * 1024**3, ge=64 * 1024**2)
     """Size of all indices of log lines together above which the oldest is deleted, even today's; not where days are 0."""
     opensearch_username: str | None = None
     """For a store that asks who calls; with a password."""
     opensearch_password: SecretStr | None = None
     """Goes with the name."""
+
+    def keep_days(self, *, own: bool) -> int:
+        """How long indices stay: others may keep lines in a store that is not this platform's alone."""
+        if self.log_keep_days is not None:
+            return self.log_keep_days
+        return 3 if own else 0
 
 
 class AlertSettings(Settings):

@@ -3,6 +3,7 @@ import pytest
 from fraudscale.config import (
     TOPICS,
     AlertSettings,
+    CentralLogSettings,
     HttpSettings,
     KafkaSettings,
     LocalSettings,
@@ -140,3 +141,10 @@ def test_topics_are_named_after_the_input():
     settings = KafkaSettings.read(kafka_topic="cards")
     assert settings.scored_topic == "cards.scored"
     assert settings.dead_letter_topic == "cards.dead-letter"
+
+
+@pytest.mark.parametrize(
+    ("days", "own", "kept"), [(None, True, 3), (None, False, 0), (7, False, 7), (0, True, 0)]
+)
+def test_indices_of_a_store_that_is_not_ours_alone_stay_unless_told(days, own, kept):
+    assert CentralLogSettings(log_keep_days=days).keep_days(own=own) == kept

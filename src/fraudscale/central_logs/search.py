@@ -32,7 +32,8 @@ class Query:
 
     trace: str | None = None
     transaction: str | None = None
-    event: str | None = None
+    events: tuple[str, ...] = ()
+    """Any of them; none for all."""
     since: datetime | None = None
     limit: int = LIMIT
 
@@ -68,7 +69,7 @@ def in_files(logs: Path, query: Query) -> Found:
     if query.transaction:
         traces = {line["trace_id"] for line in wanted if isinstance(line.get("trace_id"), str)}
         for trace in sorted(traces):
-            wanted += _matching(logs, Query(trace=trace, event=query.event, since=query.since))
+            wanted += _matching(logs, Query(trace=trace, events=query.events, since=query.since))
     unique = {(line["log"]["file"], line["log"]["offset"]): line for line in wanted}
     lines = sorted(unique.values(), key=_order)
     return Found(lines[: query.limit], len(lines))
@@ -88,11 +89,10 @@ def in_store(store: Store, query: Query) -> Found:
         with_trace, _ = store.search(f"{LOGS}-*,{DEAD_LOGS}-*", of_traces, LIMIT)
         ids += [{"term": {"trace_id": trace}} for trace in sorted({line["trace_id"] for line in with_trace})]
     filters: list[dict[str, Any]] = [{"bool": {"should": ids, "minimum_should_match": 1}}] if ids else []
-    filters += [
-        {"term": {field: value}}
-        for field, value in (("trace.id", query.trace), ("event", query.event))
-        if value
-    ]
+    if query.trace:
+        filters.append({"term": {"trace.id": query.trace}})
+    if query.events:
+        filters.append({"terms": {"event": query.events}})
     if query.since:
         filters.append({"range": {"timestamp": {"gte": query.since.isoformat()}}})
     found, total = store.search(f"{LOGS}-*,{DEAD_LOGS}-*", {"bool": {"filter": filters}}, query.limit)
@@ -101,13 +101,15 @@ def in_store(store: Store, query: Query) -> Found:
 
 def _matching(logs: Path, query: Query) -> Iterator[Line]:
     # Bytes are searched first: only lines that may be wanted are worth decoding.
-    values = [value for value in (query.trace, query.transaction, query.event) if value]
-    marks = [msgspec.json.encode(value) for value in values]
+    marks = [msgspec.json.encode(value) for value in (query.trace, query.transaction) if value]
+    events = [msgspec.json.encode(event) for event in query.events]
     for path in sorted(logs.glob("*.log*")):
         offset = 0
         with path.open("rb") as file:
             for content in file:
-                if all(mark in content for mark in marks):
+                if all(mark in content for mark in marks) and (
+                    not events or any(event in content for event in events)
+                ):
                     line = _object(content)
                     if line is not None and _matches(line, query):
                         yield {**line, "log": {"file": path.name, "offset": offset}}
@@ -122,7 +124,9 @@ def _object(content: bytes) -> Line | None:
 
 
 def _matches(line: Line, query: Query) -> bool:
-    wanted = (("trace_id", query.trace), ("transaction_id", query.transaction), ("event", query.event))
+    if query.events and line.get("event") not in query.events:
+        return False
+    wanted = (("trace_id", query.trace), ("transaction_id", query.transaction))
     if any(value is not None and line.get(field) != value for field, value in wanted):
         return False
     return query.since is None or _at(line) >= query.since

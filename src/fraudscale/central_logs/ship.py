@@ -37,6 +37,17 @@ DISK_SECONDS: Final = 5.0
 TIDY_SECONDS: Final = 60.0
 UNREADY_SECONDS: Final = 30.0
 """A shipper whose store has been away for so long says so at /readyz."""
+OWN_FAULT: Final = frozenset(
+    {
+        "document_parsing_exception",
+        "illegal_argument_exception",
+        "mapper_parsing_exception",
+        "strict_dynamic_mapping_exception",
+    }
+)
+"""What a document is refused for, with 400, that would be refused again; else it is the cluster's, such as "too many shards"."""
+READ_ONLY: Final = "cluster_block_exception"
+"""With 403: the index, or the whole cluster, takes nothing; a line of last week meets an index that is closed to writes."""
 DONE: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED})
 
 T = TypeVar("T")
@@ -128,12 +139,10 @@ class Shipper:
         self._metrics.cut_unread.labels().value += 1
         self._log.warning("log_cut_unread", part=part, offset=offset)
 
-    def tidy(self, settings: CentralLogSettings, today: date) -> None:
+    def tidy(self, keep_days: int, keep_bytes: int, today: date) -> None:
         """Delete the indices that are too old or too much; a store that is away is asked again the next time."""
         try:
-            for index, reason in surplus(
-                self._store.sizes(), today, settings.log_keep_days, settings.log_keep_bytes
-            ):
+            for index, reason in surplus(self._store.sizes(), today, keep_days, keep_bytes):
                 self._store.delete(index)
                 self._log.info("log_index_deleted", index=index, reason=reason)
         except (StoreUnavailable, StoreRefused) as error:
@@ -164,7 +173,7 @@ class Shipper:
                 self._back_off(str(error))
                 return list(documents)
             if len(documents) == 1:
-                return self._settle(documents, [Outcome(HTTPStatus.BAD_REQUEST, str(error))], now)
+                return self._settle(documents, [Outcome(error.status, str(error))], now)
             half = len(documents) // 2
             return [*self._send(documents[:half], now), *self._send(documents[half:], now)]
         return self._settle(documents, outcomes, now)
@@ -174,12 +183,13 @@ class Shipper:
     ) -> list[Document]:
         follow_up: list[Document] = []
         busy = ""
-        for one, (status, reason) in zip(documents, outcomes, strict=True):
+        for one, outcome in zip(documents, outcomes, strict=True):
+            status, reason, _ = outcome
             if status in DONE:
                 self._count(one)
             elif status == HTTPStatus.CONFLICT:
                 self._metrics.repeated.labels().value += 1
-            elif status != HTTPStatus.BAD_REQUEST:
+            elif not _is_refused(one, outcome):
                 busy = busy or f"{status}: {reason}"
                 follow_up.append(one)
             elif not one.refused:
@@ -228,6 +238,15 @@ class Shipper:
         self._away_since, self._failures, self._reached = None, 0, True
 
 
+def _is_refused(one: Document, outcome: Outcome) -> bool:
+    """Tell whether to send the same again is in vain."""
+    if outcome.status == HTTPStatus.FORBIDDEN:  # a dead letter goes to the index of today
+        return outcome.kind == READ_ONLY and not one.refused
+    return outcome.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (
+        outcome.status == HTTPStatus.BAD_REQUEST and outcome.kind in OWN_FAULT
+    )
+
+
 def surplus(
     indices: Iterable[IndexSize], today: date, keep_days: int, keep_bytes: int
 ) -> list[tuple[str, str]]:
@@ -241,7 +260,7 @@ def surplus(
     """
     if not keep_days:
         return []
-    dated = sorted((_day(one.name), one) for one in indices)
+    dated = sorted((day, one) for one in indices if (day := _day(one.name)) is not None)
     found = []
     total = sum(one.bytes for _, one in dated)
     for day, one in dated:
@@ -255,8 +274,11 @@ def surplus(
     return found
 
 
-def _day(index: str) -> date:
-    return datetime.strptime(index.rpartition("-")[2], "%Y.%m.%d").replace(tzinfo=UTC).date()
+def _day(index: str) -> date | None:
+    try:
+        return datetime.strptime(index.rpartition("-")[2], "%Y.%m.%d").replace(tzinfo=UTC).date()
+    except ValueError:  # somebody's own, such as a reindexed copy
+        return None
 
 
 def run(
@@ -265,8 +287,18 @@ def run(
     settings: CentralLogSettings,
     ops: MetricsSettings,
     log_settings: LogSettings,
+    *,
+    own: bool,
 ) -> int:
     """Ship the logs of a home folder until SIGTERM or SIGINT; return the exit code.
+
+    Args:
+        endpoint: of the store.
+        home: with the folders `logs` and `data`.
+        settings: how lines are kept.
+        ops: where metrics are shown.
+        log_settings: of this process itself.
+        own: whether the store is this platform's alone.
 
     Raises:
         StoreRefused: the store takes no template, or not from us.
@@ -290,7 +322,7 @@ def run(
         cluster = shipper.at_store(store.cluster)
         follower = Follower(home / "logs", home / "data/log-positions.json", cluster, shipper.cut_unread)
         log.info("log_shipping_started", address=endpoint)
-        _ship(shipper, follower, settings, stop)
+        _ship(shipper, follower, settings.keep_days(own=own), settings.log_keep_bytes, stop)
     except Stopping:
         pass
     finally:
@@ -300,11 +332,13 @@ def run(
     return 0
 
 
-def _ship(shipper: Shipper, follower: Follower, settings: CentralLogSettings, stop: threading.Event) -> None:
+def _ship(
+    shipper: Shipper, follower: Follower, keep_days: int, keep_bytes: int, stop: threading.Event
+) -> None:
     tidy_at = time.monotonic()
     while not stop.is_set():
         if time.monotonic() >= tidy_at:
             tidy_at = time.monotonic() + TIDY_SECONDS
-            shipper.tidy(settings, datetime.now(UTC).date())
+            shipper.tidy(keep_days, keep_bytes, datetime.now(UTC).date())
         if not shipper.step(follower):
             stop.wait(PAUSE_SECONDS)

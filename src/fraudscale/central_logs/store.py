@@ -32,10 +32,11 @@ class StoreRefused(Exception):
 
 
 class Outcome(NamedTuple):
-    """What became of one document of a bulk: the status of its own, and why not."""
+    """What became of one document of a bulk: the status of its own, and why not, in words and as the store's type."""
 
     status: int
     reason: str
+    kind: str = ""
 
 
 class IndexSize(NamedTuple):
@@ -107,8 +108,10 @@ class Store:
         body = b"".join(_actions(documents))
         answer = self._json("POST", "/_bulk?filter_path=items.*.status,items.*.error", body, kind="lines")
         return [
-            Outcome(item["create"]["status"], _reason(item["create"].get("error")))
+            Outcome(one["status"], _reason(error), (error or {}).get("type", ""))
             for item in answer.get("items", [])
+            for one in (item["create"],)
+            for error in (one.get("error"),)
         ]
 
     def sizes(self) -> list[IndexSize]:

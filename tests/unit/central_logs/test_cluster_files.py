@@ -21,7 +21,7 @@ SHARED = {"keyword", "text", "date", "boolean", "long", "double", "alias"}
 IMAGE_BRINGS = {
     *("tail", "relabel", "parser", "record_transformer", "secondary_file", "file", "json"),
     *("prometheus", "prometheus_monitor", "prometheus_output_monitor", "prometheus_tail_monitor"),
-    *("cri", "concat", "kubernetes_metadata", "elasticsearch", "elasticsearch_genid"),
+    *("grep", "cri", "concat", "kubernetes_metadata", "elasticsearch", "elasticsearch_genid"),
 }
 
 
@@ -158,8 +158,22 @@ def test_what_no_filter_or_index_takes_reaches_the_dead_letters_and_those_go_rou
     labels = {one.argument: one for one in FLUENTD.all("label")}
     (parser,) = [one for one in labels["@WHOLE"].all("filter") if one.values["@type"] == "parser"]
     assert parser.values["emit_invalid_record_to_error"] == "true"
-    (dead,) = labels["@ERROR"].all("match")
-    assert dead.values["emit_error_label_event"] == "false"
+    # with reserve_data the parser passes on what it can't parse, too
+    (text,) = [one for one in labels["@WHOLE"].all("filter") if one.values["@id"] == "no_text"]
+    assert excluded(text) == {"event": "/\\A\\z/", "message": "/./"}
+    first = next(labels["@ERROR"].all("filter"))
+    (dead,) = labels["@ERROR"].all("record")
+    assert excluded(first) == dict.fromkeys(("reason", "line"), "/./")
+    assert excluded(first).keys() <= dead.values.keys()
+
+
+def excluded(grep):
+    return {one.values["key"]: one.values["pattern"] for one in grep.one("and").all("exclude")}
+
+
+def test_a_busy_index_is_asked_again_and_no_chunk_given_up_for_it():
+    for output in outputs():
+        assert output.values["unrecoverable_error_types"] == '["out_of_memory_error"]'
 
 
 def test_records_have_only_fields_that_the_index_knows():
@@ -208,6 +222,11 @@ def test_the_daemon_may_read_names_of_pods_and_nothing_else():
     account = manifest("ServiceAccount")["metadata"]
     assert (subject["name"], subject["namespace"]) == (account["name"], account["namespace"])
     assert manifest("DaemonSet")["spec"]["template"]["spec"]["serviceAccountName"] == account["name"]
+
+
+def test_temporary_folders_are_made_where_not_everybody_may_write():
+    (container,) = manifest("DaemonSet")["spec"]["template"]["spec"]["containers"]
+    assert {"name": "TMPDIR", "value": state_folder()} in container["env"]
 
 
 def test_the_daemon_is_bounded_and_writes_only_to_its_own_folders():

@@ -54,7 +54,8 @@ def test_a_transaction_is_found_over_all_parts_with_its_trace_in_the_order_of_ti
 
 def test_a_trace_an_event_and_a_time_narrow_it_down(logs):
     assert len(in_files(logs, Query(trace="t-1")).lines) == 2
-    assert len(in_files(logs, Query(trace="t-1", event="prediction_made")).lines) == 1
+    assert len(in_files(logs, Query(trace="t-1", events=("prediction_made",))).lines) == 1
+    assert len(in_files(logs, Query(trace="t-1", events=("prediction_made", "request_seen"))).lines) == 2
     assert len(in_files(logs, Query(since=datetime(2026, 11, 25, 7, 59, 31, tzinfo=UTC))).lines) == 2
     assert in_files(logs, Query(trace="t")).lines == []
 

@@ -35,13 +35,14 @@ class Script(BaseHTTPRequestHandler):
         items = [self._item(*pair, status) for pair, status in zip(pairs, statuses, strict=True)]
         return self._send(200, {"items": items})
 
-    def _item(self, action, body, status):
+    def _item(self, action, body, answer):
+        status, kind = answer if isinstance(answer, tuple) else (answer, "strict_dynamic_mapping_exception")
         key = action["create"]["_id"]
         if status == 201 and key in self.server.kept:
             status = 409
         if status == 201:
             self.server.kept[key] = (action["create"]["_index"], body)
-        error = {"error": {"reason": f"refused {status}"}} if status >= 400 else {}
+        error = {"error": {"type": kind, "reason": f"refused {status}"}} if status >= 400 else {}
         return {"create": {"status": status, **error}}
 
     def _send(self, status, content):
@@ -158,6 +159,20 @@ def test_a_line_that_not_even_the_dead_letters_take_is_told_and_stops_nothing(ru
     assert run.names() == ["log_line_dropped"]
 
 
+def test_a_400_that_is_the_clusters_fault_is_asked_again_and_nothing_is_lost(run, server):
+    run.events(1)
+    server.script = [[(400, "validation_exception")], 201]  # no room for the shards of a new day
+    run.ship()
+    assert run.counts() == {"shipped": 1, "repeated": 0, "dropped": 0, "failures": 1}
+
+
+def test_a_line_of_a_day_that_is_closed_to_writes_is_a_dead_letter_of_today_and_stops_nothing(run, server):
+    run.events(2)
+    server.script = [[(403, "cluster_block_exception"), 201], [(403, "cluster_block_exception")], 201]
+    run.ship()
+    assert run.counts() == {"shipped": 1, "repeated": 0, "dropped": 0, "failures": 1, "mapping": 1}
+
+
 def test_a_body_that_is_too_long_is_sent_in_halves(run, server):
     run.events(4)
     server.script = [413, 413, 201, 201, 201]
@@ -242,6 +257,7 @@ def test_the_oldest_indices_go_when_they_are_too_old_or_all_too_large(days, size
         IndexSize("fraudscale-logs-2026.11.25", 100 * MB),
         IndexSize("fraudscale-dead-logs-2026.11.24", 1 * MB),
         IndexSize("fraudscale-logs-2026.11.20", 50 * MB),
+        IndexSize("fraudscale-logs-2026.11.20-reindexed", 50 * MB),
     ]
     found = ship.surplus(indices, date(2026, 11, 25), days, size * MB)
     assert [name for name, _ in found] == deleted
