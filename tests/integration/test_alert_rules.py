@@ -175,10 +175,8 @@ CHANGES = [
         ('up{job="ml-model"} == 0', "up == 0"),
         ('up{job="ml-model"} == 0', 'up{job="ml-model"} == 1'),
         ("vector(1)", "vector(1) == 0"),
-        (
-            '"kafka_messages_consumed_total", "", "")\n        for: 2m',
-            '"kafka_messages_consumed_total", "", "")\n        for: 3m',
-        ),
+        ('ml_model_info{job="ml-model",namespace="ml-model",container="serve"}', "ml_model_info"),
+        ('"ml_model_info", "", "")\n        for: 2m', '"ml_model_info", "", "")\n        for: 3m'),
     ),
 ]
 
