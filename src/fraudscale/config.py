@@ -22,6 +22,10 @@ class SettingsError(Exception):
 def _http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")) or len(value.split("://", 1)[1]) == 0:
         raise ValueError("must be an address such as http://127.0.0.1:5000")
+    if "@" in value.split("://", 1)[1].partition("/")[0]:
+        raise ValueError(
+            "must hold no name and password: addresses are shown; there are settings for credentials"
+        )
     return value.rstrip("/")
 
 

@@ -6,6 +6,7 @@ api.py has its slow twin on the same functions, for the documentation and for th
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from math import ceil
 from time import perf_counter
 from typing import Final
@@ -274,7 +275,8 @@ class Front:
         method = method if method in _METHODS else "OTHER"
         ended, seconds = perf_counter(), self._http.duration.labels(method, endpoint)
         self._http.requests.labels(method, str(status), endpoint).value += 1
-        seconds.observe(ended - started)
+        if status != HTTPStatus.TOO_MANY_REQUESTS:  # a flood of refusals would hide how slow the answers are
+            seconds.observe(ended - started)
         if status >= 400:
             self._http.errors.labels("4xx" if status < 500 else "5xx").value += 1
         if trace is not None and trace.sampled:

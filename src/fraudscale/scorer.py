@@ -67,7 +67,7 @@ class Scorer:
             transactions: at least one.
             started: for each, the `perf_counter()` of its call's start; `processing_time_ms` counts from there.
             traces: of those transactions that have one, by their place.
-            final: whether what fails now gets no score, and is counted as that; else it is tried again.
+            final: whether what fails now gets no score; else it is tried again, and nothing is counted yet.
 
         Raises:
             NoModel: no model was ever loaded.
@@ -84,8 +84,9 @@ class Scorer:
             if len(probabilities) != len(transactions):
                 raise ValueError(f"{len(probabilities)} probabilities for {len(transactions)} transactions")  # noqa: TRY301
         except Exception as error:  # whatever an engine raises, the door must answer
-            metrics.errors.labels("prediction").value += 1
-            metrics.failed.labels().value += len(transactions) if final else 0
+            if final:
+                metrics.errors.labels("prediction").value += 1
+                metrics.failed.labels().value += len(transactions)
             raise PredictionFailed(f"model {model.version} failed: {error}") from error
         end = perf_counter()
         self.last_pass = (begin, end)

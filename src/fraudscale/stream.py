@@ -287,6 +287,7 @@ class Stream:
         self._settings = settings
         self._log = log
         self._validation = counts.errors.labels("validation")
+        self._broken = counts.errors.labels("prediction")
         self._active = counts.active.labels()
         self._scored = messages.produced.labels(settings.scored_topic)
         self._dead_lettered = messages.produced.labels(settings.dead_letter_topic)
@@ -330,6 +331,7 @@ class Stream:
             scored_topic = self._settings.scored_topic
             planned = plan(batch, self._scorer.score, self._model_works, scored_topic, self._tracer)
         except ModelBroken as error:
+            self._broken.value += 1
             self._pipe.give_back(batch)
             self._back_off("model_broken", error)
             return

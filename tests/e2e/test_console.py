@@ -176,6 +176,14 @@ def test_a_part_that_is_not_ready_is_the_verdict_unless_something_critical_fires
     assert page.inner_text("#verdict") == ALERT["annotations"]["summary"]
 
 
+def test_without_rules_nothing_is_called_well(open_page):
+    page = open_page()
+    answer_with(page, "**/api/v1/alerts", {"data": {"alerts": []}})
+    asked_again(page)
+    assert page.inner_text("#verdict") == "No alert rules are evaluated"
+    assert page.get_attribute("#status", "data-tone") == "warn"
+
+
 def test_the_alerts_of_prometheus_are_listed(platform, open_page):
     page = open_page()
     _, answer = platform.ask("GET", "/api/v1/alerts", port=platform.ports.prometheus)

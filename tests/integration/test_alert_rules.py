@@ -120,6 +120,12 @@ CHANGES = [
         ('result="aborted"', 'result=~".*"'),
         ('container="stream",error_type="prediction"', 'error_type="prediction"'),
         ('container="stream",error_type="prediction"', 'container="stream"'),
+        (
+            '                or 0 * sum by (namespace) (increase(ml_model_errors_total{job="ml-model",container="stream",error_type="prediction"}[5m]))\n',
+            "",
+        ),
+        ('failed_predictions_total{job="ml-model",container="stream"}', "failed_predictions_total"),
+        ("            - (\n", "            + 0 * (\n"),
         ("            > 20\n", "            > 19\n"),
         ("            > 20\n", "            > 32\n"),
         ("> 10.5", "> 10"),

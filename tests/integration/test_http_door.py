@@ -457,6 +457,8 @@ def test_an_attacker_is_refused_and_a_good_client_is_not(door):
     assert door.value("http_requests_total", method="POST", status="429", endpoint="/predict") == len(refused)
     assert door.value("http_errors_total", status_class="4xx") == len(refused)
     assert door.value("http_errors_total", status_class="5xx") == 0
+    timed = door.value("http_request_duration_seconds_count", method="POST", endpoint="/predict")
+    assert timed == door.value("http_requests_total", method="POST", status="200", endpoint="/predict")
     told = [line for line in door.logged if line["event"] == "client_refused"]
     assert told[0] == {"event": "client_refused", "log_level": "warning", "client": ATTACKER, "refused": 1}
     assert len(told) <= 1 + seconds / TELL_SECONDS

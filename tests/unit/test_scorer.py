@@ -118,6 +118,7 @@ def test_a_model_that_raises_is_counted_and_reported(scorer, make_artifact, tmp_
     with pytest.raises(PredictionFailed):
         scorer.score([NIGHT, DAY], [time.perf_counter()] * 2, final=False)
     assert value("ml_model_failed_predictions_total") == 2, "what is tried again has not failed yet"
+    assert value("ml_model_errors_total", error_type="prediction") == 1
 
 
 def test_a_model_that_answers_too_little_has_failed(scorer, make_artifact, tmp_path):

@@ -388,6 +388,7 @@ def test_a_broken_model_gives_the_batch_back(loop):
         stream.step()
     assert (len(pipe.given_back), pipe.delivered) == (1, [])
     assert [line["event"] for line in lines] == ["model_broken"]
+    assert counts.errors.labels("prediction").value == 1
     assert counts.active.labels().value == 0
 
 

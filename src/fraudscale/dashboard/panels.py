@@ -24,7 +24,8 @@ OVER: Final = f'{SCORING},le=~"2|2[.]0"'
 FAILURE: Final = 'result="failure"'
 COMMITTED: Final = 'result="committed"'
 ABORTED: Final = 'result="aborted"'
-BROKEN: Final = 'container="stream",error_type="prediction"'
+STREAM: Final = 'container="stream"'
+BROKEN: Final = f'{STREAM},error_type="prediction"'
 DEAD: Final = 'topic=~".+[.]dead-letter"'
 DISKS: Final = 'fstype!~"tmpfs|squashfs|ramfs"'
 RECENT: Final = "$__rate_interval"
@@ -517,7 +518,8 @@ KAFKA: Final = Row(
             COUNT,
             (
                 Query(
-                    f"sum({increase(m.TRANSACTIONS, ABORTED)}) + sum({increase(m.MODEL_ERRORS, BROKEN)})",
+                    f"sum({increase(m.TRANSACTIONS, ABORTED)}) + sum({increase(m.MODEL_ERRORS, BROKEN)})"
+                    f" - (sum({increase(m.FAILED_PREDICTIONS, STREAM)}) or vector(0))",
                     "failed",
                 ),
             ),

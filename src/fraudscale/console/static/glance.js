@@ -99,7 +99,13 @@ export function verdict({ overview, alerts, failure }) {
   const unready = [...overview.components, ...overview.replicas]
     .filter(({ state }) => state !== "ready" && state !== "external").map(({ name, id, state }) => `${name ?? id} is ${state}`);
   if (!overview.ready || unready.length) return ["warn", unready.slice(0, 3).join(", ") || "Not all is ready"];
-  return worst ? [TONES[worst], words] : ["good", "All is well"];
+  if (worst) return [TONES[worst], words];
+  return watches(alerts) ? ["good", "All is well"] : ["warn", "No alert rules are evaluated"];
+}
+
+/** Whether Prometheus evaluates the rules: one of them always fires. */
+function watches(alerts) {
+  return alerts.some(({ labels, state }) => labels.alertname === "Watchdog" && state === "firing");
 }
 
 export function showVerdict(state, tiles) {
@@ -174,7 +180,7 @@ export function showAlerts({ alerts, failure }, now) {
     return;
   }
   const found = telling(alerts);
-  const watched = alerts.some(({ labels, state }) => labels.alertname === "Watchdog" && state === "firing");
+  const watched = watches(alerts);
   fillIn(byId("alerts"),
     found.length ? null : make("p", { class: "lead" }, make("strong", {}, "No alert fires")),
     make("ul", { class: "alerts" }, ...found.map(({ labels, annotations, state, activeAt }) => make("li", { "data-alert": labels.alertname, "data-state": state },
