@@ -92,7 +92,7 @@ FOUND = {
     "another pod of the namespace": (
         WATCHER,
         "kubernetes-pods",
-        {"namespace": "ml-model", "pod": "watch-a", "container": "watch", "service": "watch-scaling"},
+        {"namespace": "ml-model", "pod": "watch-a", "service": "watch-scaling"},
     ),
     "a pod that names port and path": (
         pod(
@@ -107,6 +107,20 @@ FOUND = {
         ),
         "kubernetes-pods",
         {"__address__": "10.0.0.7:9000", "__metrics_path__": "/m", "namespace": "default"},
+    ),
+    "the sidecar of that pod": (
+        pod(
+            "shop-a",
+            15090,
+            "metrics",
+            "proxy",
+            "shop",
+            pod_annotation_prometheus_io_port="9000",
+            pod_annotation_prometheus_io_path="/m",
+            **ASKS,
+        ),
+        "kubernetes-pods",
+        {"__address__": "10.0.0.7:9000"},
     ),
     "a pod that does not ask": (pod("quiet-a", 80, "http", "quiet", "quiet"), None, {}),
     "a pod that ended": (
@@ -166,6 +180,16 @@ def test_what_is_found_in_a_cluster_is_scraped_by_one_job_with_the_labels_that_r
         (target,) = taken[job]
         assert target["job"] == job
         assert labels.items() <= target.items()
+
+
+def test_a_pod_that_names_a_port_is_scraped_once_whatever_containers_it_has(scraped):
+    pods = ("a pod that names port and path", "the sidecar of that pod")
+    one, other = [
+        {name: value for name, value in target.items() if name != "case"}
+        for target in scraped["kubernetes-pods"]
+        if target["case"] in pods
+    ]
+    assert one == other
 
 
 @pytest.mark.parametrize("time_scale", [1, 7, 20])
