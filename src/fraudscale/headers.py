@@ -37,10 +37,11 @@ def read_source(value: str | bytes | None) -> Source | None:
     """Read the value of `SOURCE`; None if it isn't one. A topic's name has no slash."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else value or ""
     match text.split("/"):
-        case [topic, partition, offset] if topic and _is_number(partition) and _is_number(offset):
+        case [topic, partition, offset] if topic and is_number(partition) and is_number(offset):
             return Source(topic, int(partition), int(offset))
     return None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Tell whether a header's text is a number that Kafka could have counted to; `int` takes more, and raises for thousands of digits."""
     return len(text) <= LONGEST_NUMBER and text.isascii() and text.isdigit()

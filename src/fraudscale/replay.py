@@ -22,11 +22,11 @@ from fraudscale.headers import (
     ERROR_DETAIL,
     ERROR_FIELD,
     FIRST_SEEN,
-    LONGEST_NUMBER,
     REASON,
     REPLAYS,
     SOURCE,
     VERDICT,
+    is_number,
     read_source,
 )
 
@@ -194,7 +194,7 @@ def source_topic(headers: dict[str, str | bytes | None]) -> str:
 def replays(headers: dict[str, str | bytes | None]) -> int:
     """How often a record came back already; 0 for a number that isn't one."""
     found = text(headers.get(REPLAYS))
-    return int(found) if len(found) <= LONGEST_NUMBER and found.isascii() and found.isdigit() else 0
+    return int(found) if is_number(found) else 0
 
 
 def back(letter: Record) -> Output:

@@ -24,7 +24,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     if os.environ.get("WITHOUT_BROWSER"):
-        pytest.skip("WITHOUT_BROWSER is set")
+        pytest.skip("WITHOUT_BROWSER is set: install Chromium and unset it")
     assert CHROMIUM, "needs Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
         # Without a profile of its own it would be the user's; Playwright makes a new one.
