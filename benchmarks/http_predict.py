@@ -29,9 +29,9 @@ from typing import NamedTuple
 import psutil
 
 from fraudscale.config import LocalSettings
-from fraudscale.local.fetch import Cache, Program, library_path
-from fraudscale.model import Version
+from fraudscale.local.install.download import Cache, Program, library_path
 from fraudscale.model_loader import store, write_pointer
+from fraudscale.scoring.model import Version
 from fraudscale.training import run
 
 WRK = Program(("wrk",), "wrk", "usr/bin/wrk", "wrk")

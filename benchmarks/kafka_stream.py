@@ -41,14 +41,14 @@ from http_predict import free_port, prepare_model  # noqa: E402
 
 from conftest import KafkaServer  # noqa: E402
 from fraudscale import model_loader  # noqa: E402
-from fraudscale.broker.topics import create_topics  # noqa: E402
-from fraudscale.broker.watermarks import Watermarks  # noqa: E402
-from fraudscale.codec import encode_transaction  # noqa: E402
 from fraudscale.config import KafkaSettings, LocalSettings  # noqa: E402
-from fraudscale.local.fetch import kafka_tools  # noqa: E402
-from fraudscale.local.ports import Ports, claim_block  # noqa: E402
-from fraudscale.model import Model, build  # noqa: E402
-from fraudscale.population import Population  # noqa: E402
+from fraudscale.kafka.topics import create_topics  # noqa: E402
+from fraudscale.kafka.watermarks import Watermarks  # noqa: E402
+from fraudscale.local.install.download import kafka_tools  # noqa: E402
+from fraudscale.local.install.ports import Ports, claim_block  # noqa: E402
+from fraudscale.scoring.codec import encode_transaction  # noqa: E402
+from fraudscale.scoring.model import Model, build  # noqa: E402
+from fraudscale.synthetic import Population  # noqa: E402
 
 RATE_FLOOR = 0.8
 """Least share of the bare loop's rate that `stream` must reach when behind."""

@@ -28,7 +28,7 @@ sys.path[:0] = [str(HERE)]
 from http_predict import SCRIPT, WRK, Wrk, candidates, free_port, measure, prepare_model  # noqa: E402
 
 from fraudscale.config import LocalSettings  # noqa: E402
-from fraudscale.local.fetch import Cache, library_path  # noqa: E402
+from fraudscale.local.install.download import Cache, library_path  # noqa: E402
 
 MOST_WITHOUT_CALLERS = 1.05
 """What an endpoint may cost requests that are not sampled: CPU, times that of `off`."""

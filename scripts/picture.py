@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from fraudscale.codec import encode_transaction
 from fraudscale.config import LocalSettings
-from fraudscale.local.ports import Ports
+from fraudscale.local.install.ports import Ports
 from fraudscale.local.up import EXAMPLE
+from fraudscale.scoring.codec import encode_transaction
 
 PICTURE = Path(__file__).parent.parent / "docs/images/up.svg"
 WIDTH = 122

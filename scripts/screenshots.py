@@ -11,7 +11,7 @@ from typing import Any, Final
 from playwright.sync_api import Browser, sync_playwright
 
 from fraudscale.config import LocalSettings
-from fraudscale.local import state
+from fraudscale.local.supervisor import state
 
 IMAGES: Final = Path(__file__).parent.parent / "docs" / "images"
 FLAGS: Final = ("--headless", "--no-sandbox", "--disable-gpu")

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from fraudscale.features import FEATURES
-from fraudscale.model import ENGINE_FILE, FORMAT, GOLDEN_FILE, MANIFEST, Bins, Manifest, digest_of
-from fraudscale.records import CATEGORIES
+from fraudscale.scoring.features import FEATURES
+from fraudscale.scoring.model import ENGINE_FILE, FORMAT, GOLDEN_FILE, MANIFEST, Bins, Manifest, digest_of
+from fraudscale.scoring.records import CATEGORIES
 
 WEIGHTS = {"is_night": 2.0, "amount_vs_usual": 0.5, "hour_sin": 0.25}
 """What the unit looks at; all other features weigh nothing."""

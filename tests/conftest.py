@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 
 import artifacts
 from fraudscale.config import LocalSettings
-from fraudscale.local.fetch import load_libgomp
+from fraudscale.local.install.download import load_libgomp
 
 # A busy machine is slow, and no test fails for that.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -11,19 +11,19 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from fraudscale import __version__, metrics
-from fraudscale.bodies import Bodies
-from fraudscale.codec import (
+from fraudscale.metrics import ModelMetrics
+from fraudscale.scoring.codec import (
     InvalidTransaction,
     decode_transaction,
     decode_transactions,
     encode_prediction,
     encode_predictions,
 )
-from fraudscale.front import Passes
-from fraudscale.metrics import ModelMetrics
-from fraudscale.problems import CONTENT_TYPE, Problem, ProblemBody, Refused, problem_of
-from fraudscale.records import Prediction, PredictionBatch, Transaction, TransactionBatch
-from fraudscale.scorer import Lineup, NoModel, Scorer
+from fraudscale.scoring.records import Prediction, PredictionBatch, Transaction, TransactionBatch
+from fraudscale.scoring.scorer import Lineup, NoModel, Scorer
+from fraudscale.web.app import Passes
+from fraudscale.web.bodies import Bodies
+from fraudscale.web.problems import CONTENT_TYPE, Problem, ProblemBody, Refused, problem_of
 
 _SCHEMAS = "#/components/schemas/"
 

@@ -71,7 +71,7 @@ def serve() -> None:
 @app.command()
 def stream() -> None:
     """Score from Kafka: one member of the group. Settings come from the environment."""
-    from fraudscale import stream as door
+    from fraudscale.kafka import worker as door
 
     raise typer.Exit(
         door.run(
@@ -119,7 +119,7 @@ def status(as_json: AsJson = False) -> None:
     """Tell what runs; exit code 0 only if all of it is ready."""
     import msgspec
 
-    from fraudscale.local import state
+    from fraudscale.local.supervisor import state
 
     found = state.examine(LocalSettings.read().fraudscale_home)
     if as_json:
@@ -139,7 +139,7 @@ def status(as_json: AsJson = False) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Check versions, tools, ports, memory and disk; start nothing."""
-    from fraudscale.local import doctor as examination
+    from fraudscale.local.install import doctor as examination
 
     checks = examination.examine(LocalSettings.read(), ModelSettings.read(), KafkaSettings.read())
     print(examination.as_json(checks) if as_json else examination.as_text(checks))
@@ -149,8 +149,8 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command(hidden=True)
 def topics() -> None:
     """Create the topics that are missing; `up` runs it once."""
-    from fraudscale.broker.client import BrokerUnavailable
-    from fraudscale.broker.topics import create_topics
+    from fraudscale.kafka.client import BrokerUnavailable
+    from fraudscale.kafka.topics import create_topics
 
     settings = KafkaSettings.read()
     try:
@@ -182,7 +182,7 @@ def console() -> None:
 def autoscale() -> None:
     """Decide how many replicas there are, as the HPA of a cluster does, until a signal; `up` runs it."""
     from fraudscale.hpa import ManifestError
-    from fraudscale.local import autoscaler
+    from fraudscale.local.scaling import autoscaler
 
     try:
         code = autoscaler.run(
@@ -270,8 +270,8 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model and register it; it becomes the champion if there is none, or with --promote."""
-    from fraudscale.model import ModelRejected
-    from fraudscale.registry import RegistryUnavailable
+    from fraudscale.registry.mlflow import RegistryUnavailable
+    from fraudscale.scoring.model import ModelRejected
     from fraudscale.training import run
     from fraudscale.training.data import DataError
 
@@ -331,7 +331,7 @@ def load(
     """Send transactions at a rate fixed in advance; tell how long they took to be scored."""
     if find_spec("hdrh") is None:
         raise Failed("the load test needs the group `train`: run it in a checkout after `make up`")
-    from fraudscale.broker.client import BrokerUnavailable
+    from fraudscale.kafka.client import BrokerUnavailable
     from fraudscale.load import run
     from fraudscale.load.over_http import Target, Unreachable
     from fraudscale.load.shapes import Shape
@@ -376,8 +376,8 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Send dead letters back to the topic that they came from."""
-    from fraudscale import replay as dead_letters
-    from fraudscale.broker.client import BrokerUnavailable, NotDelivered
+    from fraudscale.kafka import replay as dead_letters
+    from fraudscale.kafka.client import BrokerUnavailable, NotDelivered
 
     settings = KafkaSettings.read()
     result = dead_letters.Result(settings.dead_letter_topic, dry_run)
@@ -509,8 +509,8 @@ def demo_scaling(
     if find_spec("hdrh") is None:
         raise Failed("the demonstration needs the group `train`: run it in a checkout after `make up`")
     from fraudscale.hpa import ManifestError
-    from fraudscale.local import demo_scaling as demo
-    from fraudscale.local.state import AlreadyRuns
+    from fraudscale.local.demo import scaling as demo
+    from fraudscale.local.supervisor.state import AlreadyRuns
     from fraudscale.rehearsal.run import PICTURES
 
     if picture is not None:
@@ -529,9 +529,9 @@ def fetch_model(
     version: Annotated[str | None, typer.Option(help="This version instead of the alias's.")] = None,
 ) -> None:
     """Bring the registry's model into MODEL_CACHE_DIR, verified, and print where it lies."""
-    from fraudscale import fetch_model as fetching
     from fraudscale.model_loader import FetchFailed
-    from fraudscale.registry import ModelUnknown, RegistryUnavailable
+    from fraudscale.registry import fetch as fetching
+    from fraudscale.registry.mlflow import ModelUnknown, RegistryUnavailable
 
     try:
         print(fetching.fetch_model(ModelSettings.read(), version))
@@ -547,7 +547,7 @@ def rules(
 ) -> None:
     """Print the alert rules with links (RUNBOOK_URL, DASHBOARD_URL) and windows, as `up` loads them."""
     from fraudscale.alerting import rules as alert_rules
-    from fraudscale.local.ports import HOST, Ports
+    from fraudscale.local.install.ports import HOST, Ports
 
     local = _local(time_scale)
     console = f"http://{HOST}:{Ports.at(local.fraudscale_port_base).console}"
@@ -579,7 +579,7 @@ def dashboard() -> None:
 
 def _bring_libgomp() -> None:
     """LightGBM needs it; `up` has brought it, but `train` also runs by itself."""
-    from fraudscale.local.fetch import MissingComponent, load_libgomp
+    from fraudscale.local.install.download import MissingComponent, load_libgomp
 
     try:
         load_libgomp(LocalSettings.read(), lambda line: print(line, file=sys.stderr))

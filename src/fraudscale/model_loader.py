@@ -2,7 +2,7 @@
 
 The folder of copies is shared by all processes of a machine:
 
-    <digest>/       an artifact as `model.py` describes it, and origin.json: the registry's number for it
+    <digest>/       an artifact as `scoring/model.py` describes it, and origin.json: the registry's number for it
     current.json    `Pointer`: what served last, so that a start without the registry knows what to load
     pin             optional, written by a person: a registry version (`7`) or a digest, which then serves instead of
                     the alias; whitespace around it is ignored; removing the file returns to the alias
@@ -29,9 +29,8 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from fraudscale.config import ModelSettings
-from fraudscale.logs import Logger
 from fraudscale.metrics import ModelMetrics
-from fraudscale.model import (
+from fraudscale.scoring.model import (
     MANIFEST,
     SERVED_FILES,
     Model,
@@ -42,6 +41,7 @@ from fraudscale.model import (
     read_manifest,
     verify_files,
 )
+from fraudscale.telemetry.logs import Logger
 
 POINTER: Final = "current.json"
 PIN: Final = "pin"

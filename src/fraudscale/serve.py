@@ -6,9 +6,8 @@ from types import FrameType
 
 import uvicorn
 
-from fraudscale import logs, metrics, spans
+from fraudscale import metrics
 from fraudscale.api import create_api
-from fraudscale.bodies import Bodies
 from fraudscale.config import (
     HttpSettings,
     LogSettings,
@@ -17,10 +16,12 @@ from fraudscale.config import (
     SettingsError,
     TracingSettings,
 )
-from fraudscale.fetch_model import default_loader
-from fraudscale.front import App, Front, Passes
-from fraudscale.limits import Clients, networks
-from fraudscale.scorer import Scorer
+from fraudscale.registry.fetch import default_loader
+from fraudscale.scoring.scorer import Scorer
+from fraudscale.telemetry import logs, spans
+from fraudscale.web.app import App, Front, Passes
+from fraudscale.web.bodies import Bodies
+from fraudscale.web.clients import Clients, networks
 
 
 def run(

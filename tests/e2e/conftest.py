@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fraudscale.local.machine import MARK
-from fraudscale.local.ports import Ports, claim_block
+from fraudscale.local.install.ports import Ports, claim_block
+from fraudscale.local.supervisor.machine import MARK
 
 ROOT = Path(__file__).parents[2]
 UP_SECONDS = 300

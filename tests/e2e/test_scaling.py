@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from fraudscale.config import LocalSettings
-from fraudscale.local import manifests, wish
-from fraudscale.local.measure import read_trees
+from fraudscale.local.scaling import manifests
+from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.scaling.usage import read_trees
 
 pytestmark = pytest.mark.slow  # two minutes beside everything else
 

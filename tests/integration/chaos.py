@@ -15,12 +15,12 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from test_stream_kafka import wait_for
 
-from fraudscale.broker.client import BrokerUnavailable
-from fraudscale.broker.watermarks import Watermarks
 from fraudscale.config import KafkaSettings
-from fraudscale.headers import read_source
-from fraudscale.model import Version
+from fraudscale.kafka.client import BrokerUnavailable
+from fraudscale.kafka.headers import read_source
+from fraudscale.kafka.watermarks import Watermarks
 from fraudscale.model_loader import store, write_pointer
+from fraudscale.scoring.model import Version
 
 POISON_EVERY = 101
 FORGOTTEN = {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART}

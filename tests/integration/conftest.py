@@ -15,8 +15,9 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from fraudscale.config import LocalSettings
-from fraudscale.local import components, opensearch
-from fraudscale.local.fetch import (
+from fraudscale.local.components import blueprint as components
+from fraudscale.local.components import opensearch
+from fraudscale.local.install.download import (
     AMTOOL,
     PROMTOOL,
     KafkaTools,
@@ -26,7 +27,7 @@ from fraudscale.local.fetch import (
     opensearch_tools,
     program,
 )
-from fraudscale.local.ports import Ports, claim_block
+from fraudscale.local.install.ports import Ports, claim_block
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -231,7 +232,12 @@ class OpenSearchServer:
             components.write(path, content)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "fraudscale.local.opensearch", str(self._folder / "opensearch.json")]
+        command = [
+            sys.executable,
+            "-m",
+            "fraudscale.local.components.opensearch",
+            str(self._folder / "opensearch.json"),
+        ]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 120

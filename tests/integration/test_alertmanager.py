@@ -14,10 +14,10 @@ import yaml
 import alert_rules
 from fraudscale.alerting import alertmanager
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local import components
-from fraudscale.local.components import Blueprint
-from fraudscale.local.fetch import ALERTMANAGER, program
-from fraudscale.local.ports import Ports, claim_block
+from fraudscale.local.components import blueprint as components
+from fraudscale.local.components.blueprint import Blueprint
+from fraudscale.local.install.download import ALERTMANAGER, program
+from fraudscale.local.install.ports import Ports, claim_block
 from sinks import MailServer, Webhook, serving
 
 SLACK = {"alert_webhook_url": "https://hooks.slack.com/services/T/B/x"}

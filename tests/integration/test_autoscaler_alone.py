@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fraudscale.local import state, wish
-from fraudscale.local.ports import Ports, claim_block
-from fraudscale.local.wish import WishRefused
+from fraudscale.local.install.ports import Ports, claim_block
+from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.scaling.scale_file import WishRefused
+from fraudscale.local.supervisor import state
 
 ROOT = Path(__file__).parents[2]
 RUN = "2026-11-24T00:00:00Z"

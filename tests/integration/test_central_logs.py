@@ -19,7 +19,7 @@ from fraudscale.central_logs.files import Follower
 from fraudscale.central_logs.search import Query, in_files, in_store
 from fraudscale.central_logs.ship import Shipper
 from fraudscale.central_logs.store import Store
-from fraudscale.local import machine
+from fraudscale.local.supervisor import machine
 from fraudscale.metrics import LogShippingMetrics
 
 TEMPLATES = Path(__file__).parents[2] / "logging/elasticsearch"

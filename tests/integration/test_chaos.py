@@ -9,8 +9,8 @@ import pytest
 from chaos import Faults, Flow, Observer, Scorers, freeze_in_a_transaction, lay_model, say
 from test_stream_kafka import on_both_kafkas, wait_for
 
-from fraudscale.broker.topics import create_topics
 from fraudscale.config import KafkaSettings
+from fraudscale.kafka.topics import create_topics
 
 
 @pytest.fixture(scope="session")

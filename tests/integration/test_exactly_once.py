@@ -21,9 +21,9 @@ from test_stream_kafka import (
     wait_for,
 )
 
-from fraudscale.broker import client, pipe
-from fraudscale.broker.client import NotDelivered
-from fraudscale.broker.watermarks import Watermarks
+from fraudscale.kafka import client, pipe
+from fraudscale.kafka.client import NotDelivered
+from fraudscale.kafka.watermarks import Watermarks
 
 HOLD = """
 import time

@@ -13,15 +13,17 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from fraudscale import logs, metrics, model
+from fraudscale import metrics
 from fraudscale.api import create_api
-from fraudscale.bodies import Bodies
 from fraudscale.config import HttpSettings, LogSettings
-from fraudscale.front import TELL_SECONDS, UNLIMITED, Front, Passes
-from fraudscale.limits import Clients, networks
-from fraudscale.scorer import Scorer
+from fraudscale.scoring import model
+from fraudscale.scoring.scorer import Scorer
 from fraudscale.serve import Server, Stop
-from fraudscale.tracing import Tracer
+from fraudscale.telemetry import logs
+from fraudscale.telemetry.tracing import Tracer
+from fraudscale.web.app import TELL_SECONDS, UNLIMITED, Front, Passes
+from fraudscale.web.bodies import Bodies
+from fraudscale.web.clients import Clients, networks
 
 GOOD = {
     "transaction_id": "tx-1",

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local import components
-from fraudscale.local.components import Blueprint
-from fraudscale.local.ports import Ports
+from fraudscale.local.components import blueprint as components
+from fraudscale.local.components.blueprint import Blueprint
+from fraudscale.local.install.ports import Ports
 
 CLUSTER = yaml.safe_load(
     (Path(__file__).parents[2] / "monitoring/prometheus/prometheus.yml").read_text(encoding="utf-8")

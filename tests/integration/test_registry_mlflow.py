@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import structlog
 
-from fraudscale import registry
 from fraudscale.config import ModelSettings
-from fraudscale.features import FEATURES
-from fraudscale.fetch_model import default_loader, fetch_model
 from fraudscale.metrics import ModelMetrics
-from fraudscale.model import MANIFEST, SERVED_FILES
 from fraudscale.model_loader import FetchFailed, read_pointer
-from fraudscale.registry import Candidate, Locator, ModelUnknown, NoChampion, RegistryUnavailable
+from fraudscale.registry import mlflow as registry
+from fraudscale.registry.fetch import default_loader, fetch_model
+from fraudscale.registry.mlflow import Candidate, Locator, ModelUnknown, NoChampion, RegistryUnavailable
+from fraudscale.scoring.features import FEATURES
+from fraudscale.scoring.model import MANIFEST, SERVED_FILES
 
 _names = (f"fraud-detector-{number}" for number in itertools.count(1))
 

@@ -11,9 +11,9 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from test_stream_kafka import Door, produce, read, value, wait_for
 
-from fraudscale.broker.client import NotDelivered, ProducerFenced
-from fraudscale.broker.replayer import Replayer
-from fraudscale.replay import Choice, Result, run
+from fraudscale.kafka.client import NotDelivered, ProducerFenced
+from fraudscale.kafka.replay import Choice, Result, run
+from fraudscale.kafka.replayer import Replayer
 
 model, settings = stream_tests.model, stream_tests.settings
 

@@ -20,21 +20,21 @@ from confluent_kafka.admin import AdminClient
 from structlog.testing import capture_logs
 
 from collector import Collector
-from fraudscale.broker import pipe
-from fraudscale.broker.client import Link, NotDelivered
-from fraudscale.broker.pipe import Pipe
-from fraudscale.broker.protocol import group_version
-from fraudscale.broker.topics import create_topics
-from fraudscale.broker.watermarks import Watermarks
 from fraudscale.config import KafkaSettings, LogSettings, TracingSettings
-from fraudscale.logs import PredictionLog
+from fraudscale.kafka import pipe
+from fraudscale.kafka.client import Link, NotDelivered
+from fraudscale.kafka.pipe import Pipe
+from fraudscale.kafka.protocol import group_version
+from fraudscale.kafka.topics import create_topics
+from fraudscale.kafka.watermarks import Watermarks
+from fraudscale.kafka.worker import LagReporter, Stream
 from fraudscale.metrics import KafkaMetrics, ModelMetrics, TraceMetrics
-from fraudscale.model import ENGINE_FILE, GOLDEN_FILE, MANIFEST, Version, build
 from fraudscale.model_loader import store, write_pointer
-from fraudscale.otlp import Otlp
-from fraudscale.scorer import Scorer
-from fraudscale.stream import LagReporter, Stream
-from fraudscale.tracing import Record, Tracer
+from fraudscale.scoring.model import ENGINE_FILE, GOLDEN_FILE, MANIFEST, Version, build
+from fraudscale.scoring.scorer import Scorer
+from fraudscale.telemetry.logs import PredictionLog
+from fraudscale.telemetry.otlp import Otlp
+from fraudscale.telemetry.tracing import Record, Tracer
 from sinks import serving
 
 on_both_kafkas = pytest.mark.parametrize(

@@ -15,9 +15,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from collector import Collector
-from fraudscale.local.ports import Ports, claim_block
-from fraudscale.model import Version
+from fraudscale.local.install.ports import Ports, claim_block
 from fraudscale.model_loader import store, write_pointer
+from fraudscale.scoring.model import Version
 from sinks import serving
 
 SPAN = "00f067aa0ba902b7"

@@ -10,7 +10,7 @@ from log_events import written
 
 from fraudscale.central_logs.fields import COMMON, OF_EVENTS
 from fraudscale.config import TOPICS
-from fraudscale.local.autoscaler import Synced
+from fraudscale.local.scaling.autoscaler import Synced
 
 ROOT = Path(__file__).parents[2]
 ROWS = re.findall(

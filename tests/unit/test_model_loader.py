@@ -14,7 +14,6 @@ from structlog.testing import LogCapture
 from fraudscale import model_loader
 from fraudscale.config import ModelSettings
 from fraudscale.metrics import ModelMetrics
-from fraudscale.model import ModelRejected, Version
 from fraudscale.model_loader import (
     FetchFailed,
     ModelLoader,
@@ -26,6 +25,7 @@ from fraudscale.model_loader import (
     temporary_folder,
     write_pointer,
 )
+from fraudscale.scoring.model import ModelRejected, Version
 
 
 class Registry:

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import yaml
 
-from fraudscale.alerting.duration import faster
+from fraudscale.clock import faster
 from fraudscale.config import AlertSettings
 
 SEVERITIES: Final = ("critical", "warning", "info")

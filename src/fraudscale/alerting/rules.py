@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from fraudscale.alerting.duration import faster
+from fraudscale.clock import faster
 from fraudscale.config import AlertSettings, SettingsError
 
 RUNBOOKS: Final = "https://fraudscale.example/docs/runbooks"

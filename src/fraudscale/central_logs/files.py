@@ -1,7 +1,7 @@
 """Follows the log files of a folder: whole lines, each with an id that is the same however often it is read.
 
 A log is cut in place when it gets long, its content copied to `<name>.log.1`, and put aside under that name by the next
-`up` (`local/machine.py`). So a file is known by its inode and its first bytes; what was not read before the cut is read
+`up` (`local/supervisor/machine.py`). So a file is known by its inode and its first bytes; what was not read before the cut is read
 from the copy. Each content gets an id of its own, written down before its first line is sent.
 """
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, TypeVar
 
-from fraudscale import logs
 from fraudscale.central_logs.documents import MAPPING, NOT_JSON, REASONS, Document, dead_letter, document
 from fraudscale.central_logs.files import Batch, Follower
 from fraudscale.central_logs.store import (
@@ -26,9 +25,10 @@ from fraudscale.central_logs.store import (
     open_store,
 )
 from fraudscale.config import CentralLogSettings, LogSettings, MetricsSettings
-from fraudscale.logs import Logger, Seldom
 from fraudscale.metrics import LogShippingMetrics, process_registry
-from fraudscale.ops_server import OpsServer
+from fraudscale.telemetry import logs
+from fraudscale.telemetry.logs import Logger, Seldom
+from fraudscale.telemetry.probes import OpsServer
 
 PAUSE_SECONDS: Final = 0.5
 """Between two looks at logs in which nothing was new."""

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from fraudscale.local import state
-from fraudscale.local.machine import last_lines
+from fraudscale.local.supervisor import state
+from fraudscale.local.supervisor.machine import last_lines
 
 SYNCS: Final = 40
 """Last lines of the autoscaler's log in which its last sync is looked for; most lines are syncs."""

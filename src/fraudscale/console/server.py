@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import msgspec
 
-from fraudscale import logs
 from fraudscale.config import ConsoleSettings, LocalSettings, LogSettings, SettingsError
 from fraudscale.console import overview
 from fraudscale.console.upstream import FORM, Prometheus, Refused
 from fraudscale.local import running
-from fraudscale.local.ports import HOST
+from fraudscale.local.install.ports import HOST
+from fraudscale.telemetry import logs
 
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 NAMES: Final = frozenset({HOST, "localhost"})

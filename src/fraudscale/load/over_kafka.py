@@ -5,9 +5,9 @@ from collections.abc import Callable
 from time import perf_counter, sleep, time
 from typing import Final
 
-from fraudscale.broker.scores import Score, ScoreReader
-from fraudscale.broker.send import TimedSender
 from fraudscale.config import KafkaSettings
+from fraudscale.kafka.scores import Score, ScoreReader
+from fraudscale.kafka.send import TimedSender
 from fraudscale.load.measure import Item, Items, Measures, Stop
 
 CLIENT: Final = "fraudscale-load"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
-from fraudscale import codec
 from fraudscale.load.shapes import Floats, Recorded
-from fraudscale.population import Population
-from fraudscale.records import Transaction
+from fraudscale.scoring import codec
+from fraudscale.scoring.records import Transaction
+from fraudscale.synthetic import Population
 
 if TYPE_CHECKING:
     import polars as pl

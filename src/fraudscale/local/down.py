@@ -9,7 +9,7 @@ from typing import Final
 
 import psutil
 
-from fraudscale.local import machine, state
+from fraudscale.local.supervisor import machine, state
 
 WAIT_SECONDS: Final = 17.0
 """A supervisor promises to be gone in 15."""

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from fraudscale.central_logs.store import Store, open_store
 from fraudscale.config import CentralLogSettings, KafkaSettings, LocalSettings
-from fraudscale.local import state
-from fraudscale.local.ports import HOST, Ports
+from fraudscale.local.install.ports import HOST, Ports
+from fraudscale.local.supervisor import state
 
 
 class Running(NamedTuple):

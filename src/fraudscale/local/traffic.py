@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from typing import Final
 
-from fraudscale import codec, logs
-from fraudscale.broker.client import BrokerUnavailable
-from fraudscale.broker.send import Sender
 from fraudscale.config import KafkaSettings, LogSettings
-from fraudscale.logs import Logger
-from fraudscale.population import Population
-from fraudscale.records import Transaction
+from fraudscale.kafka.client import BrokerUnavailable
+from fraudscale.kafka.send import Sender
+from fraudscale.scoring import codec
+from fraudscale.scoring.records import Transaction
+from fraudscale.synthetic import Population
+from fraudscale.telemetry import logs
+from fraudscale.telemetry.logs import Logger
 
 HTTP_RATE: Final = 20.0
 KAFKA_RATE: Final = 50.0

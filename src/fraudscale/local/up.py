@@ -13,18 +13,22 @@ from typing import Any, Final, Self
 import msgspec
 from rich.console import Console
 
-from fraudscale import codec
 from fraudscale.alerting import alertmanager, rules
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.hpa import ManifestError
-from fraudscale.local import components, fetch, machine, manifests, state, wish
-from fraudscale.local.components import Blueprint
-from fraudscale.local.console_log import EVENTS_LOG, Starting, Stream, Terminal, prometheus_figures
+from fraudscale.local.components import blueprint as components
+from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.down import clean
-from fraudscale.local.part import Part
-from fraudscale.local.ports import MIN_REPLICAS, Ports, PortsTaken, ensure_free
-from fraudscale.local.supervise import Event, Slot, State, Supervisor
-from fraudscale.records import Transaction
+from fraudscale.local.install import download as fetch
+from fraudscale.local.install.ports import MIN_REPLICAS, Ports, PortsTaken, ensure_free
+from fraudscale.local.scaling import manifests
+from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.supervisor import machine, state
+from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.supervise import Event, Slot, State, Supervisor
+from fraudscale.local.terminal import EVENTS_LOG, Starting, Stream, Terminal, prometheus_figures
+from fraudscale.scoring import codec
+from fraudscale.scoring.records import Transaction
 
 PACE_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 1.0

@@ -1,4 +1,4 @@
-"""Writes the artifact folder that `model.py` describes, and puts it through the gate that serving has."""
+"""Writes the artifact folder that `scoring/model.py` describes, and puts it through the gate that serving has."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -9,9 +9,9 @@ import lightgbm
 import msgspec
 import numpy as np
 
-from fraudscale.drift import reference_bins
-from fraudscale.features import Rows
-from fraudscale.model import (
+from fraudscale.scoring.drift import reference_bins
+from fraudscale.scoring.features import Rows
+from fraudscale.scoring.model import (
     ENGINE_FILE,
     FORMAT,
     GOLDEN_FILE,

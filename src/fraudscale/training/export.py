@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
-from fraudscale.features import Rows
+from fraudscale.scoring.features import Rows
 
 RANDOM_ROWS: Final = 2000
 _BASES: Final = 64  # rows that split rows are copies of: few, so that the file compresses well
@@ -116,7 +116,7 @@ def golden_rows(booster: lightgbm.Booster, rows: Rows, seed: int) -> Rows:
 
 
 def golden_file(rows: Rows, probabilities: npt.NDArray[np.float64]) -> bytes:
-    """Pack rows and the booster's own answers as `model.py` reads them."""
+    """Pack rows and the booster's own answers as `scoring/model.py` reads them."""
     file = io.BytesIO()
     np.savez_compressed(file, rows=rows, probabilities=probabilities)
     return file.getvalue()

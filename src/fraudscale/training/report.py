@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from fraudscale.features import FEATURES
+from fraudscale.scoring.features import FEATURES
 from fraudscale.training.data import Progress
 from fraudscale.training.evaluate import calibration_bins
 from fraudscale.training.train import Floats, Part, Prepared, fit, predict

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from fraudscale import registry
 from fraudscale.config import ModelSettings
-from fraudscale.model import Manifest, Parity
+from fraudscale.registry import mlflow as registry
+from fraudscale.scoring.model import Manifest, Parity
 from fraudscale.training.data import Progress, generate, read_file
 
 ROWS = 200_000

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
-from fraudscale.features import FEATURES, Featurizer, Rows, usual_amounts
+from fraudscale.scoring.features import FEATURES, Featurizer, Rows, usual_amounts
 from fraudscale.training.data import DataError, Dataset, Progress, categories_of, split
 
 Floats = npt.NDArray[np.float64]

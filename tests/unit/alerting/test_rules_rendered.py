@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from fraudscale.alerting import rules
-from fraudscale.alerting.duration import duration, faster
+from fraudscale.clock import duration, faster
 from fraudscale.config import AlertSettings, SettingsError
 
 RULES = Path(__file__).parents[3] / "monitoring/alerts/ml-alerts.yaml"

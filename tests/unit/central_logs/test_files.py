@@ -2,7 +2,7 @@ import pytest
 
 from fraudscale.central_logs import files
 from fraudscale.central_logs.files import Follower
-from fraudscale.local import machine
+from fraudscale.local.supervisor import machine
 
 
 class Folder:

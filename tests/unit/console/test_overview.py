@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from fraudscale.console import overview
-from fraudscale.local import state
+from fraudscale.local.supervisor import state
 
 SYNC = {
     "event": "hpa_synced",

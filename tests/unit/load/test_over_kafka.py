@@ -1,5 +1,5 @@
-from fraudscale.broker.scores import Score
-from fraudscale.headers import Source
+from fraudscale.kafka.headers import Source
+from fraudscale.kafka.scores import Score
 from fraudscale.load.measure import Measures
 from fraudscale.load.over_kafka import Pending, Repeats
 

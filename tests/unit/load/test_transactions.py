@@ -4,10 +4,10 @@ import msgspec
 import polars as pl
 import pytest
 
-from fraudscale.codec import decode_transaction
 from fraudscale.load.shapes import instants
 from fraudscale.load.transactions import BadRecording, Recording, encoded, generated
-from fraudscale.records import Transaction
+from fraudscale.scoring.codec import decode_transaction
+from fraudscale.scoring.records import Transaction
 
 HEADER = "transaction_id,amount,merchant_category,hour,day_of_week,user_age,account_balance,at\n"
 ROWS = [

@@ -6,9 +6,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fraudscale import codec
 from fraudscale.local.traffic import CATCH_UP_SECONDS, Door, HttpSender, Pace, Source
-from fraudscale.population import Population
+from fraudscale.scoring import codec
+from fraudscale.synthetic import Population
 
 
 class Log:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 from test_supervise import World
 
-from fraudscale import cli, codec
+from fraudscale import cli
 from fraudscale.config import (
     AlertSettings,
     HttpSettings,
@@ -22,12 +22,17 @@ from fraudscale.config import (
     ModelSettings,
     SettingsError,
 )
-from fraudscale.local import components, fetch, machine, state, up, wish
-from fraudscale.local.components import Blueprint
-from fraudscale.local.console_log import Terminal
-from fraudscale.local.part import Part
-from fraudscale.local.ports import Ports, claim_block
-from fraudscale.local.supervise import Event, Slot, State
+from fraudscale.local import up
+from fraudscale.local.components import blueprint as components
+from fraudscale.local.components.blueprint import Blueprint
+from fraudscale.local.install import download as fetch
+from fraudscale.local.install.ports import Ports, claim_block
+from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.supervisor import machine, state
+from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.supervise import Event, Slot, State
+from fraudscale.local.terminal import Terminal
+from fraudscale.scoring import codec
 
 
 @pytest.fixture

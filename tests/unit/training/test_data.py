@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from fraudscale.records import CATEGORIES, Transaction
+from fraudscale.scoring.records import CATEGORIES, Transaction
 from fraudscale.training.data import (
     MAX_CATEGORIES,
     DataError,

@@ -3,7 +3,7 @@ import numpy as np
 import onnx
 import pytest
 
-from fraudscale.model import MAX_DIFFERENCE, onnx_engine
+from fraudscale.scoring.model import MAX_DIFFERENCE, onnx_engine
 from fraudscale.training.export import RANDOM_ROWS, golden_rows, to_onnx
 from fraudscale.training.train import fold, predict
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fraudscale.features import FEATURES
-from fraudscale.population import PATTERNS, Drift
+from fraudscale.scoring.features import FEATURES
+from fraudscale.synthetic import PATTERNS, Drift
 from fraudscale.training import report
 from fraudscale.training.data import MAX_CATEGORIES, MIN_FRAUDS, ROWS_AT_LEAST, WEEKS
 

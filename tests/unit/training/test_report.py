@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from fraudscale.features import FEATURES
+from fraudscale.scoring.features import FEATURES
 from fraudscale.training import report
 from fraudscale.training.evaluate import calibration_bins, evaluate
 from fraudscale.training.train import Part

@@ -4,11 +4,11 @@ import msgspec
 import polars as pl
 import pytest
 
-from fraudscale import registry
 from fraudscale.config import ModelSettings
-from fraudscale.features import FEATURES
-from fraudscale.model import MAX_DIFFERENCE, ModelRejected
-from fraudscale.records import CATEGORIES, Transaction
+from fraudscale.registry import mlflow as registry
+from fraudscale.scoring.features import FEATURES
+from fraudscale.scoring.model import MAX_DIFFERENCE, ModelRejected
+from fraudscale.scoring.records import CATEGORIES, Transaction
 from fraudscale.training import artifact, run
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)

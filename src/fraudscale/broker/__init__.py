@@ -1,1 +1,0 @@
-"""Kafka: the only room that knows the client library."""

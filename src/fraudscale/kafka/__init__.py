@@ -1,0 +1,1 @@
+"""All that says Kafka; the only room that imports its client."""

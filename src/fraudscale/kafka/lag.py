@@ -1,0 +1,103 @@
+"""Queue length, age and lag as metrics, for every process that wants to show them; it needs no model and no group."""
+
+from collections.abc import Mapping, Sequence
+from threading import Event, Lock, Thread
+from time import monotonic, time
+
+from fraudscale.config import KafkaSettings
+from fraudscale.kafka.client import BrokerUnavailable, Link
+from fraudscale.kafka.watermarks import Waiting, Watermarks
+from fraudscale.metrics import Family, Gauge, QueueMetrics
+
+
+class LagReporter:
+    """A thread that keeps queue length, age and lag current, and sees whether the broker answers.
+
+    It needs no member of the group: only lag by partition is the owners', and without `own` it reports none of that.
+    A figure that can't be known is taken away, not left standing: its absence has an alert of its own.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, counts: QueueMetrics, link: Link, watermarks: Watermarks
+    ) -> None:
+        self._settings = settings
+        self._counts = counts
+        self._link = link
+        self._watermarks = watermarks
+        self._lock = Lock()
+        self._owned: frozenset[int] = frozenset()
+        self._changed = Event()
+        self._stopping = False
+        self._thread = Thread(target=self._run, name="lag-reporter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; one whose question to a dead broker is still open ends with the process."""
+        self._stopping = True
+        self._changed.set()
+        self._thread.join(1)
+
+    def own(self, partitions: frozenset[int]) -> None:
+        """Report lag for these partitions only; those of others vanish at once."""
+        with self._lock:
+            self._owned = partitions
+            self._counts.lag.retain(self._series(partitions))
+        self._changed.set()
+
+    def report(self) -> None:
+        """Ask the broker once, and set the figures."""
+        topic, group = self._settings.kafka_topic, self._settings.kafka_group
+        try:
+            waiting = self._watermarks.waiting()
+        except BrokerUnavailable as error:
+            self._take_away()
+            self._link.lost(str(error))
+            return
+        self._link.back()
+        self._counts.queue_length.labels(topic, group).value = sum(w.lag for w in waiting.values())
+        self._counts.topic_messages.labels(topic).value = sum(w.retained for w in waiting.values())
+        self._counts.without_commit.labels(topic, group).value = sum(
+            w.committed is None for w in waiting.values()
+        )
+        self._report_age(waiting)
+        with self._lock:
+            for partition in self._owned & waiting.keys():
+                self._counts.lag.labels(topic, group, str(partition)).value = waiting[partition].lag
+
+    def _take_away(self) -> None:
+        """Without an answer there are no figures: old ones would look like a queue that doesn't move."""
+        for family in self._totals():
+            family.retain([])
+        with self._lock:
+            self._counts.lag.retain([])
+
+    def _report_age(self, waiting: Mapping[int, Waiting]) -> None:
+        labels = self._settings.kafka_topic, self._settings.kafka_group
+        if not any(w.lag for w in waiting.values()):
+            self._counts.oldest_age.labels(*labels).value = 0
+        elif (timestamp := self._watermarks.oldest(waiting)) is not None:
+            # clocks of producers may be ahead of ours
+            self._counts.oldest_age.labels(*labels).value = max(0.0, time() - timestamp / 1000)
+        else:
+            self._counts.oldest_age.retain([])
+
+    def _totals(self) -> Sequence[Family[Gauge]]:
+        counts = self._counts
+        return counts.queue_length, counts.topic_messages, counts.oldest_age, counts.without_commit
+
+    def _series(self, partitions: frozenset[int]) -> list[tuple[str, str, str]]:
+        return [(self._settings.kafka_topic, self._settings.kafka_group, str(p)) for p in partitions]
+
+    def _run(self) -> None:
+        while not self._stopping:
+            began = monotonic()
+            self._changed.clear()
+            try:
+                self.report()
+            except Exception as error:  # whatever it is, the next report may succeed
+                self._take_away()
+                self._link.lost(f"{type(error).__name__}: {error}")
+            if not self._stopping:
+                self._changed.wait(max(0.0, self._settings.kafka_lag_seconds - (monotonic() - began)))

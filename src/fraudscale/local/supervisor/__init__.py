@@ -1,0 +1,1 @@
+"""The processes of one machine: what runs, how it is watched, started again and stopped."""

@@ -1,0 +1,169 @@
+"""The operating system as the supervisor sees it: children that lead groups of their own, their logs, their end."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from signal import SIGKILL, Signals
+from typing import Final
+
+import psutil
+
+from fraudscale.local.supervisor.part import Part
+
+MARK: Final = "FRAUDSCALE_RUNS_FOR"
+"""In the environment of every process that a supervisor starts: the home folder it runs for."""
+LOG_BYTES: Final = 20 * 1024 * 1024
+"""A longer log becomes `<name>.log.1`, whose predecessor goes: each part keeps at most twice as much."""
+
+
+class ChildProcess:
+    """A child that leads its own session, so that Ctrl-C on the terminal reaches the supervisor alone."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def signal(self, which: Signals) -> None:
+        self._process.send_signal(which)
+
+    def signal_group(self, which: Signals) -> None:
+        signal_group(self.pid, which)
+
+    def group_lives(self) -> bool:
+        return group_lives(self.pid)
+
+
+class LocalMachine:
+    """Starts parts for a home folder, their output appended to files in `logs`."""
+
+    def __init__(self, home: Path, logs: Path, environment: Mapping[str, str]) -> None:
+        self._logs = logs
+        self._environment = {**environment, MARK: str(home.resolve())}
+        # Each worker may hang for the 2 s of one unlucky question; the others go on.
+        self._askers = ThreadPoolExecutor(8, thread_name_prefix="ready")
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def spawn(self, part: Part) -> ChildProcess:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        with (self._logs / part.log_name).open("ab") as log:
+            process = subprocess.Popen(
+                part.command,
+                cwd=part.cwd,
+                env={**self._environment, **part.env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return ChildProcess(process)
+
+    def ask(self, ready: Callable[[], bool]) -> Future[bool]:
+        return self._askers.submit(ready)
+
+    def close(self) -> None:
+        self._askers.shutdown(wait=False, cancel_futures=True)
+
+
+def signal_group(group: int, which: Signals) -> None:
+    """Send a signal to every process of a group; one that is gone (on macOS: that waits to be reaped) is fine."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, which)
+
+
+def group_lives(group: int) -> bool:
+    """Tell whether a group has a process that is more than a zombie.
+
+    In a container whose first process reaps nothing, orphans stay zombies for ever: no signal ends those.
+    """
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return any(_group_of(process.pid) == group for process in _running())
+
+
+def marked(home: Path) -> list[psutil.Process]:
+    """Find the processes that some supervisor started for this home folder, directly or not."""
+    value = str(home.resolve())
+    return [process for process in _running() if _environment(process).get(MARK) == value]
+
+
+def end(processes: list[psutil.Process], grace: float) -> int:
+    """Ask processes to stop, side by side; kill those that still live after `grace` seconds. Return how many."""
+    for process in processes:
+        with suppress(psutil.Error):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, grace)
+    for process in alive:
+        with suppress(psutil.Error):
+            process.send_signal(SIGKILL)
+    psutil.wait_procs(alive, 2)
+    return len(alive)
+
+
+def rotate(logs: Path, limit: int = LOG_BYTES) -> None:
+    """Copy and cut every log longer than `limit` bytes.
+
+    The writers keep their descriptors and go on at the new end, since those append; what they write between the copy
+    and the cut is lost.
+    """
+    for log in logs.glob("*.log"):
+        if log.stat().st_size <= limit:
+            continue
+        # With a full disk there is no copy, and cutting is what helps.
+        with suppress(OSError):
+            shutil.copyfile(log, log.with_suffix(".log.1"))
+        os.truncate(log, 0)
+
+
+def shelve(logs: Path) -> None:
+    """Put the logs of the run before this one aside, so that a log tells of one run."""
+    logs.mkdir(parents=True, exist_ok=True)
+    for log in logs.glob("*.log"):
+        log.replace(log.with_suffix(".log.1"))
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """Read the end of a log; nothing where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 200 * count))
+            return file.read().decode(errors="replace").splitlines()[-count:]
+    except OSError:
+        return []
+
+
+def _running() -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def _environment(process: psutil.Process) -> Mapping[str, str]:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}

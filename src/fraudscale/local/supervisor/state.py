@@ -1,0 +1,281 @@
+"""What a machine's platform tells about itself: `run/lock` (one `up` a home folder) and `run/status.json`.
+
+The supervisor is the only writer of both; `status`, `down`, the console and the autoscaler read.
+"""
+
+import fcntl
+import os
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+import psutil
+
+from fraudscale.local.supervisor.supervise import Slot, State
+
+CLOCK_SECONDS: Final = 2.0
+"""A process's create time is read from the wall clock, which may be set right in between."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """A process, told apart from a later one with the same number."""
+
+    name: str
+    pid: int
+    created: float
+    """Seconds since the epoch."""
+
+    def lives(self) -> bool:
+        try:
+            process = psutil.Process(self.pid)
+            zombie = process.status() == psutil.STATUS_ZOMBIE
+            return not zombie and abs(process.create_time() - self.created) < CLOCK_SECONDS
+        except psutil.Error:
+            return False
+
+
+class Component(msgspec.Struct, frozen=True):
+    """A part that is no replica's."""
+
+    name: str
+    state: str
+    address: str
+    pid: int | None
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """A `serve` and a `stream`; `ready` once both are, else the state of the one that is not.
+
+    Times are seconds of the machine's monotonic clock, which all processes share and nobody sets.
+    """
+
+    id: str
+    state: str
+    serve_pid: int | None
+    stream_pid: int | None
+    address: str
+    started: float = 0.0
+    """When the slot was taken; a process that is restarted doesn't change it."""
+    ready_since: float = 0.0
+    """When it last became ready, or stopped being so; `started` until the first time."""
+
+
+class ModelInUse(msgspec.Struct, frozen=True):
+    """Which model the entry scores with, as far as known."""
+
+    version: str | None = None
+    alias: str | None = None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The content of `run/status.json`."""
+
+    ready: bool
+    components: list[Component] = []
+    replicas: list[Replica] = []
+    model: ModelInUse = ModelInUse()
+    jobs: dict[str, str] = {}
+    """Parts that run once at the start, and their states."""
+    started_at: str | None = None
+    supervisor: Identity | None = None
+    processes: list[Identity] = []
+    """All that the supervisor started and that may still run; each leads a process group."""
+    ports: dict[str, int] = {}
+
+    @property
+    def entry(self) -> str:
+        return next((c.address for c in self.components if c.name == "haproxy"), "")
+
+
+class AlreadyRuns(Exception):
+    """Another supervisor holds this home folder; the message says which, since when and where it answers."""
+
+
+def identify(name: str, pid: int) -> Identity:
+    """Tell a running process apart from later ones; one that ended just now gets an identity that never lives."""
+    try:
+        return Identity(name, pid, psutil.Process(pid).create_time())
+    except psutil.Error:
+        return Identity(name, pid, 0.0)
+
+
+class Lock:
+    """The right to run a platform in a home folder; the kernel takes it back when its holder dies, however it does."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._path = home / "run" / "lock"
+
+    def __enter__(self) -> Self:
+        """Take the lock.
+
+        Raises:
+            AlreadyRuns: another process holds it.
+        """
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # Children don't inherit the descriptor (PEP 446), so that an orphan can't hold the lock.
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._file)
+            raise AlreadyRuns(self._describe_holder()) from error
+        me = identify("supervisor", os.getpid())
+        os.truncate(self._file, 0)
+        os.pwrite(self._file, msgspec.json.encode(me), 0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def holder(self) -> Identity | None:
+        """Return who took the lock last, if that process still lives."""
+        try:
+            holder = msgspec.json.decode(self._path.read_bytes(), type=Identity)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return holder if holder.lives() else None
+
+    def _describe_holder(self) -> str:
+        holder, status = self.holder(), read(self._home)
+        if holder is None:
+            return f"another process is at work in {self._home}; try again in a moment"
+        since = datetime.fromtimestamp(holder.created, UTC).astimezone().isoformat(" ", "seconds")
+        where = f", at {status.entry}" if status and status.entry else ""
+        return (
+            f"a platform runs in {self._home} already: process {holder.pid}, since {since}{where}. "
+            "`fraudscale down` stops it; FRAUDSCALE_HOME and FRAUDSCALE_PORT_BASE give a second one its own room"
+        )
+
+
+def status_path(home: Path) -> Path:
+    return home / "run" / "status.json"
+
+
+def read(home: Path) -> Status | None:
+    """Read what the last supervisor wrote, whether or not it still lives; None if nothing readable is there."""
+    try:
+        return msgspec.json.decode(status_path(home).read_bytes(), type=Status)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def examine(home: Path) -> Status:
+    """Read `run/status.json` and doubt it: a file whose supervisor is gone says that nothing is ready.
+
+    The model is asked for at the entry, since the file may be older than the last swap.
+    """
+    status = read(home)
+    if status is None or status.supervisor is None or not status.supervisor.lives():
+        return Status(ready=False)
+    ready = status.ready and all(process.lives() for process in status.processes)
+    return msgspec.structs.replace(status, ready=ready, model=model_at(status.entry) or status.model)
+
+
+def model_at(entry: str) -> ModelInUse | None:
+    """Ask an entry (HOST:PORT or URL) which model it scores with; None without an answer within a second."""
+    answer = get_json(entry, "/model") if entry else None
+    if not isinstance(answer, dict) or "version" not in answer:
+        return None
+    return ModelInUse(str(answer["version"]), str(answer.get("alias", "")) or None)
+
+
+def get_json(address: str, path: str, timeout: float = 1.0) -> object:
+    """Return the JSON that `path` of an address (HOST:PORT or URL) answers with 200; None for anything else."""
+    connection = HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+        return msgspec.json.decode(body) if response.status == HTTPStatus.OK else None
+    except (OSError, HTTPException, msgspec.DecodeError):
+        return None
+    finally:
+        connection.close()
+
+
+def write(home: Path, status: Status) -> None:
+    """Replace `run/status.json`; a reader sees the old or the new one, never a half."""
+    path = status_path(home)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".json.new")
+    draft.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=2))
+    draft.replace(path)
+
+
+def timestamp(at: datetime) -> str:
+    """RFC 3339 in UTC, to the second."""
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def describe(
+    slots: Iterable[Slot],
+    *,
+    ready: bool,
+    started_at: datetime,
+    model: ModelInUse,
+    ports: Mapping[str, int],
+    used: Iterable[Component] = (),
+) -> Status:
+    """Put the supervisor's slots into the shape of `run/status.json`.
+
+    Args:
+        slots: the supervisor's.
+        ready: whether the whole platform is.
+        started_at: of the supervisor; with a zone.
+        model: what the entry said last.
+        ports: the table of this run.
+        used: components that are used and were not started by us.
+    """
+    slots = list(slots)
+    single = [slot for slot in slots if "/" not in slot.part.name]
+    return Status(
+        ready=ready,
+        components=[*(_component(slot) for slot in single if not slot.part.once), *used],
+        replicas=_replicas(slots),
+        model=model,
+        jobs={slot.part.name: slot.state.value for slot in single if slot.part.once},
+        started_at=timestamp(started_at),
+        supervisor=identify("supervisor", os.getpid()),
+        processes=[identify(slot.part.name, slot.pid) for slot in slots if slot.pid],
+        ports=dict(ports),
+    )
+
+
+def _component(slot: Slot) -> Component:
+    return Component(slot.part.name, slot.state.value, slot.part.address, slot.pid)
+
+
+def _replicas(slots: Iterable[Slot]) -> list[Replica]:
+    halves: dict[str, dict[str, Slot]] = {}
+    for slot in slots:
+        replica, slash, half = slot.part.name.partition("/")
+        if slash:
+            halves.setdefault(replica, {})[half] = slot
+    return [_replica(name, parts) for name, parts in halves.items()]
+
+
+def _replica(name: str, parts: Mapping[str, Slot]) -> Replica:
+    serve, stream = parts.get("serve"), parts.get("stream")
+    states = [slot.state for slot in parts.values()]
+    state = next((s for s in states if s is not State.READY), State.READY)
+    return Replica(
+        name,
+        state.value,
+        serve.pid if serve else None,
+        stream.pid if stream else None,
+        serve.part.address if serve else "",
+        started=min(slot.added for slot in parts.values()),
+        ready_since=max(_ready_since(slot) for slot in parts.values()),
+    )
+
+
+def _ready_since(slot: Slot) -> float:
+    return slot.since if slot.was_ready else slot.added

@@ -1,0 +1,405 @@
+"""The supervisor's state machine: starts parts as their needs are met, restarts what dies, stops all of it in phases.
+
+It owns every decision and touches neither clock nor process itself: both are behind `Machine` and `Child`, so that the
+histories in its tests take no time. Nothing here is safe to call from two threads; one loop calls `step` again and again.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import StrEnum
+from signal import SIGKILL, Signals
+from typing import Final, Literal, Protocol
+
+from fraudscale.local.supervisor.part import Part
+
+STOP_SECONDS: Final = 13.5
+"""After so long a stop, every group that is left is killed: the rest of the promised 15 is for the exit."""
+PHASE_SECONDS: Final = 2.0
+"""What earlier phases of a stop must leave to each later one, so that a hung replica cannot get Kafka killed."""
+FIRST_BACKOFF: Final = 0.5
+LONGEST_BACKOFF: Final = 30.0
+HEALTHY_SECONDS: Final = 60.0
+"""A part that was ready for so long begins with the first back-off again when it dies."""
+ASK_SECONDS: Final = 0.25
+ASK_READY_SECONDS: Final = 5.0
+"""How often a part is asked whether it is ready: while it starts, and once it was."""
+SETTLE_SECONDS: Final = 1.5
+"""A part that can't be asked counts as ready when it has run for so long: a wrong command dies sooner."""
+MISSES: Final = 3
+"""So many answers in a row must be "no" before a ready part counts as unready: one may be a slow moment."""
+
+
+class State(StrEnum):
+    """Where a part is in its life."""
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    DONE = "done"
+    RESTARTING = "restarting"
+    FAILED = "failed"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+
+
+class Child(Protocol):
+    """A started process, the leader of a process group of its own."""
+
+    @property
+    def pid(self) -> int: ...
+    def exit_code(self) -> int | None:
+        """Tell how it ended (negative: by that signal); None while it runs."""
+
+    def signal(self, which: Signals) -> None: ...
+    def signal_group(self, which: Signals) -> None: ...
+    def group_lives(self) -> bool:
+        """Tell whether a process of its group is left, once the leader itself has ended."""
+
+
+class Machine(Protocol):
+    """Clock and processes."""
+
+    def now(self) -> float:
+        """Seconds that only grow."""
+
+    def spawn(self, part: Part) -> Child:
+        """Start a part.
+
+        Raises:
+            OSError: the command can't be started.
+        """
+
+    def ask(self, ready: Callable[[], bool]) -> Future[bool]:
+        """Ask elsewhere, so that a slow answer holds up nothing."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a part; `kind` is a stable name."""
+
+    kind: str
+    part: str
+    level: Literal["info", "warning", "error"] = "info"
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why the start was given up."""
+
+    part: str
+    reason: str
+
+
+@dataclass
+class Slot:
+    """A part and what became of it."""
+
+    part: Part
+    state: State = State.WAITING
+    since: float = 0.0
+    """When it got into this state, by the machine's clock."""
+    added: float = 0.0
+    """When it was taken on, by that clock."""
+    child: Child | None = None
+    seconds_to_ready: float = 0.0
+    was_ready: bool = False
+    leaving: bool = False
+    """It was removed: once stopped it is forgotten."""
+    answer: Future[bool] | None = None
+    ask_at: float = 0.0
+    misses: int = 0
+    backoff: float = FIRST_BACKOFF
+    due: float = 0.0
+    """When it is to be restarted, or killed."""
+    group_told: bool = False
+    killed: bool = False
+
+    @property
+    def settled(self) -> bool:
+        return self.state in {State.READY, State.DONE}
+
+    @property
+    def pid(self) -> int | None:
+        return self.child.pid if self.child else None
+
+
+class Supervisor:
+    """Parts and their states. `step` moves them on; `add`, `remove`, `stop` and `force` say what is wished."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        parts: Iterable[Part],
+        *,
+        report: Callable[[Event], None],
+        changed: Callable[[], None],
+    ) -> None:
+        """Take parts on; none is started before the first `step`.
+
+        Args:
+            machine: clock and processes.
+            parts: what is to run; the start has succeeded once all of them were ready.
+            report: called for each event.
+            changed: called after a step in which a state changed or a process began or ended.
+
+        Raises:
+            ValueError: a name is taken, or a part needs one that there is not.
+        """
+        self._machine = machine
+        self._report = report
+        self._changed = changed
+        self._dirty = False
+        self._stop_by: float | None = None
+        self._steps: dict[State, Callable[[Slot], None]] = {
+            State.WAITING: self._step_waiting,
+            State.STARTING: self._step_starting,
+            State.READY: self._step_ready,
+            State.RESTARTING: self._step_restarting,
+            State.STOPPING: self._step_stopping,
+        }
+        self.slots: dict[str, Slot] = {}
+        self.started = False
+        """All parts were ready once; from then on a death means a restart, not the end."""
+        self.failure: Failure | None = None
+        self.add(parts)
+
+    @property
+    def ready(self) -> bool:
+        return (
+            self.started
+            and not self.stopping
+            and all(s.settled for s in self.slots.values() if not s.leaving)
+        )
+
+    @property
+    def stopping(self) -> bool:
+        return self._stop_by is not None
+
+    @property
+    def stopped(self) -> bool:
+        """Tell whether a stop was asked for and nothing runs any more (or what does survives even a kill)."""
+        if self._stop_by is None:
+            return False
+        nothing_left = all(slot.child is None for slot in self.slots.values())
+        return nothing_left or self._machine.now() > self._stop_by + 1
+
+    def add(self, parts: Iterable[Part]) -> None:
+        """Take more parts on, at any time.
+
+        Raises:
+            ValueError: a name is taken (also by one that is still leaving), or a need is unknown.
+        """
+        now = self._machine.now()
+        new = {part.name: Slot(part, since=now, added=now) for part in parts}
+        if taken := new.keys() & self.slots.keys():
+            raise ValueError(f"there are parts called {sorted(taken)} already")
+        for slot in new.values():
+            if unknown := set(slot.part.needs) - new.keys() - self.slots.keys():
+                raise ValueError(f"{slot.part.name} needs {sorted(unknown)}, which nobody starts")
+        self.slots |= new
+        self._dirty = True
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Stop these parts side by side, as each says, and forget them once they are gone."""
+        for slot in [self.slots[name] for name in names]:
+            slot.leaving = True
+            self._begin_stop(slot, self._machine.now() + slot.part.stop_seconds)
+
+    def stop(self) -> None:
+        """Stop everything, phase after phase, within `STOP_SECONDS`. Asking again changes nothing."""
+        if self._stop_by is None:
+            self._stop_by = self._machine.now() + STOP_SECONDS
+            self._dirty = True
+
+    def force(self) -> None:
+        """Kill every process group at once."""
+        self.stop()
+        for slot in self.slots.values():
+            self._begin_stop(slot, self._machine.now())
+
+    def step(self) -> None:
+        """Look at everything once and do what is due; never blocks."""
+        if self._stop_by is not None:
+            self._stop_next_phase(self._stop_by)
+        for slot in list(self.slots.values()):
+            if step := self._steps.get(slot.state):
+                step(slot)
+        if not self.started and not self.stopping and all(slot.settled for slot in self.slots.values()):
+            self.started = self._dirty = True
+        if self._dirty:
+            self._dirty = False
+            self._changed()
+
+    # The steps of each state.
+
+    def _step_waiting(self, slot: Slot) -> None:
+        needs = (self.slots.get(name) for name in slot.part.needs)
+        # A need that was removed since had been ready before. A failure may have begun the stop within this step.
+        if not self.stopping and all(need is None or need.was_ready for need in needs):
+            self._spawn(slot)
+
+    def _step_starting(self, slot: Slot) -> None:
+        if self._ended(slot):
+            return
+        if not slot.part.once and self._answers(slot, ASK_SECONDS):
+            self._is_ready(slot)
+        elif not self.started and not self.stopping and self._seconds_in(slot) > slot.part.ready_seconds:
+            self._fail(slot, f"not ready after {slot.part.ready_seconds:.0f} s")
+
+    def _step_ready(self, slot: Slot) -> None:
+        if self._ended(slot):
+            return
+        answer = self._answers(slot, ASK_READY_SECONDS)
+        if answer is not None:
+            slot.misses = 0 if answer else slot.misses + 1
+        if slot.misses >= MISSES:
+            self._enter(slot, State.STARTING)
+            self._tell("part_unready", slot, "warning")
+
+    def _step_restarting(self, slot: Slot) -> None:
+        if self._machine.now() >= slot.due:
+            self._spawn(slot)
+
+    def _step_stopping(self, slot: Slot) -> None:
+        child = slot.child
+        if child is None or (child.exit_code() is not None and not child.group_lives()):
+            self._is_stopped(slot)
+        elif self._machine.now() >= slot.due:
+            self._kill(slot, child)
+        elif child.exit_code() is not None and not slot.group_told:
+            # The leader went without its own children (MLflow's does): they get the same chance to end well.
+            slot.group_told = True
+            child.signal_group(slot.part.stop_signal)
+
+    # Transitions.
+
+    def _seconds_in(self, slot: Slot) -> float:
+        return self._machine.now() - slot.since
+
+    def _enter(self, slot: Slot, state: State) -> None:
+        slot.state, slot.since = state, self._machine.now()
+        slot.answer, slot.ask_at, slot.misses = None, 0.0, 0
+        self._dirty = True
+
+    def _tell(
+        self, kind: str, slot: Slot, level: Literal["info", "warning", "error"] = "info", **details: object
+    ) -> None:
+        self._report(Event(kind, slot.part.name, level, details))
+
+    def _spawn(self, slot: Slot) -> None:
+        restart = slot.state is State.RESTARTING
+        try:
+            slot.child = self._machine.spawn(slot.part)
+        except OSError as error:
+            self._died(slot, f"could not be started: {error}")
+            return
+        self._enter(slot, State.STARTING)
+        self._tell("part_restarted" if restart else "part_started", slot, pid=slot.child.pid)
+
+    def _is_ready(self, slot: Slot) -> None:
+        slot.seconds_to_ready = self._seconds_in(slot)
+        slot.was_ready = True
+        self._enter(slot, State.READY)
+        self._tell("part_ready", slot, seconds=round(slot.seconds_to_ready, 1))
+
+    def _answers(self, slot: Slot, pause: float) -> bool | None:
+        """Return the answer that came since the last call, if one did; see that the next question is asked."""
+        if slot.part.ready is None:
+            return slot.state is State.READY or self._seconds_in(slot) >= SETTLE_SECONDS
+        now = self._machine.now()
+        if slot.answer is None:
+            if now >= slot.ask_at:
+                slot.answer = self._machine.ask(slot.part.ready)
+                slot.ask_at = now + pause
+            return None
+        if not slot.answer.done():
+            return None
+        answer, slot.answer = slot.answer, None
+        return answer.exception() is None and answer.result()
+
+    def _ended(self, slot: Slot) -> bool:
+        code = slot.child.exit_code() if slot.child else None
+        if slot.child is None or code is None:
+            return False
+        # What a dead leader leaves behind would hold the ports that its successor needs.
+        slot.child.signal_group(SIGKILL)
+        slot.child = None
+        if slot.part.once and code == 0:
+            slot.seconds_to_ready = self._seconds_in(slot)
+            slot.was_ready = True
+            self._enter(slot, State.DONE)
+            self._tell("job_done", slot, seconds=round(slot.seconds_to_ready, 1))
+        else:
+            self._died(slot, _how(code))
+        return True
+
+    def _died(self, slot: Slot, reason: str) -> None:
+        if self.stopping:
+            self._enter(slot, State.STOPPED)
+            self._tell("part_died", slot, "warning", reason=reason)
+        elif slot.part.once or not self.started:
+            self._fail(slot, reason)
+        else:
+            self._restart_later(slot, reason)
+
+    def _restart_later(self, slot: Slot, reason: str) -> None:
+        if slot.state is State.READY and self._seconds_in(slot) >= HEALTHY_SECONDS:
+            slot.backoff = FIRST_BACKOFF
+        slot.due = self._machine.now() + slot.backoff
+        self._enter(slot, State.RESTARTING)
+        self._tell("part_died", slot, "error", reason=reason, restart_in_seconds=slot.backoff)
+        slot.backoff = min(slot.backoff * 2, LONGEST_BACKOFF)
+
+    def _fail(self, slot: Slot, reason: str) -> None:
+        self._enter(slot, State.FAILED)
+        self._tell("part_failed", slot, "error", reason=reason)
+        if not self.started and self.failure is None:
+            self.failure = Failure(slot.part.name, reason)
+            self.stop()
+
+    # The stop.
+
+    def _stop_next_phase(self, stop_by: float) -> None:
+        for slot in self.slots.values():
+            if slot.child is None and slot.state in {State.WAITING, State.RESTARTING}:
+                self._enter(slot, State.STOPPED)
+        running = [slot for slot in self.slots.values() if slot.child]
+        phases = sorted({slot.part.stop_phase for slot in running})
+        for slot in running:
+            if slot.part.stop_phase == phases[0] or self._machine.now() >= stop_by:
+                limit = stop_by - PHASE_SECONDS * (len(phases) - 1)
+                self._begin_stop(slot, min(self._machine.now() + slot.part.stop_seconds, limit))
+
+    def _begin_stop(self, slot: Slot, kill_at: float) -> None:
+        slot_is_told = slot.state is State.STOPPING
+        slot.due = min(slot.due, kill_at) if slot_is_told else kill_at
+        if slot_is_told or (slot.child is None and not slot.leaving):
+            return
+        self._enter(slot, State.STOPPING)
+        if slot.child:
+            slot.child.signal(slot.part.stop_signal)
+
+    def _kill(self, slot: Slot, child: Child) -> None:
+        if not slot.killed:
+            slot.killed = True
+            self._tell("part_killed", slot, "warning", after_seconds=round(self._seconds_in(slot), 1))
+        child.signal_group(SIGKILL)
+
+    def _is_stopped(self, slot: Slot) -> None:
+        code = slot.child.exit_code() if slot.child else None
+        slot.child = None
+        self._enter(slot, State.STOPPED)
+        self._tell("part_stopped", slot, code=code)
+        if slot.leaving:
+            del self.slots[slot.part.name]
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

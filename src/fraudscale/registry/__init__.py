@@ -1,0 +1,1 @@
+"""Which model: the only room that knows MLflow."""

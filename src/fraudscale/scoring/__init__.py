@@ -1,0 +1,1 @@
+"""Bytes to records, features, the model and the one scorer behind both doors."""

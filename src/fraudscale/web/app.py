@@ -1,0 +1,321 @@
+"""The outermost ASGI layer: http_* metrics and limits for every route, and the fast `POST /predict`.
+
+A framework's dispatch costs more than the prediction, so this one route is answered here, before FastAPI sees it;
+api.py has its slow twin on the same functions, for the documentation and for the errors of other methods.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from math import ceil
+from time import perf_counter
+from typing import Final
+
+from fraudscale.config import HttpSettings
+from fraudscale.metrics import Histogram, HttpMetrics, ModelMetrics
+from fraudscale.scoring.codec import InvalidTransaction, decode_transaction, encode_prediction
+from fraudscale.scoring.records import Prediction, Transaction
+from fraudscale.scoring.scorer import PredictionFailed, Scorer
+from fraudscale.telemetry.logs import Logger
+from fraudscale.telemetry.tracing import Trace, Tracer, Value
+from fraudscale.web.bodies import Bodies, ClientGone, Message, Receive, Scope, peer_of
+from fraudscale.web.clients import Buckets, Clients
+from fraudscale.web.problems import CONTENT_TYPE, Overloaded, Problem, RateExceeded, problem_of
+
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Other methods are counted as one, so that a client can't make series.
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Routes that FastAPI adds itself carry no template in the scope; what is refused at the door has seen no route at all.
+_UNTEMPLATED: Final = frozenset(
+    {"/docs", "/docs/oauth2-redirect", "/openapi.json", "/predict", "/predict/batch", "/model"}
+)
+UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
+"""Asked by those who watch; a flood must not make a healthy replica look dead."""
+TELL_SECONDS: Final = 10.0
+"""A flood is a line of the log now and then, not one for each request."""
+
+
+class Passes:
+    """Collects the transactions of one turn of the event loop and scores them in one pass of the model.
+
+    Under load the requests of many connections are read in one turn; a pass over all of them costs little more than
+    over one. A single request waits for nothing but the end of the turn.
+    """
+
+    def __init__(self, scorer: Scorer, metrics: ModelMetrics, max_in_flight: int) -> None:
+        self._scorer = scorer
+        self._active = metrics.active.labels()
+        self._max = max_in_flight
+        self._batches = 0
+        self._turn = asyncio.Lock()
+        self._transactions: list[Transaction] = []
+        self._started: list[float] = []
+        self._futures: list[asyncio.Future[Prediction]] = []
+        self._traces: dict[int, Trace] = {}
+
+    def submit(
+        self, transaction: Transaction, started: float, trace: Trace | None = None
+    ) -> asyncio.Future[Prediction]:
+        """Queue a transaction for the pass at the end of this turn.
+
+        Raises:
+            Overloaded: as many requests as allowed wait already.
+        """
+        loop = asyncio.get_running_loop()
+        self._check_room()
+        if not self._futures:
+            loop.call_soon(self._score)
+        future: asyncio.Future[Prediction] = loop.create_future()
+        if trace is not None:
+            self._traces[len(self._transactions)] = trace
+        self._transactions.append(transaction)
+        self._started.append(started)
+        self._futures.append(future)
+        self._active.value += 1
+        return future
+
+    async def score_batch(
+        self, transactions: list[Transaction], started: float, trace: Trace | None = None
+    ) -> list[Prediction]:
+        """Score a batch in a pass of its own, after those before it; between two of them the event loop turns.
+
+        Raises:
+            Overloaded: as many requests as allowed wait already.
+        """
+        self._check_room()
+        self._batches += 1
+        self._active.value += len(transactions)
+        try:
+            async with self._turn:
+                # What came during the last batch is read, and single transactions are scored.
+                await asyncio.sleep(0)
+                traces = {} if trace is None else dict.fromkeys(range(len(transactions)), trace)
+                scores = self._scorer.score(transactions, [started] * len(transactions), traces=traces)
+                if trace is not None:
+                    trace.mark("model", *self._scorer.last_pass)
+                return scores.predictions()
+        finally:
+            self._batches -= 1
+            self._active.value -= len(transactions)
+
+    def _check_room(self) -> None:
+        if len(self._futures) + self._batches >= self._max:
+            raise Overloaded(1, f"{self._max} requests wait for the model already (MAX_IN_FLIGHT)")
+
+    def _score(self) -> None:
+        transactions, started, futures = self._transactions, self._started, self._futures
+        self._transactions, self._started, self._futures = [], [], []
+        traces, self._traces = self._traces, {}
+        self._active.value -= len(futures)
+        results: Sequence[Prediction | Exception]
+        alone = len(futures) == 1
+        try:
+            results = self._scorer.score(transactions, started, traces=traces, final=alone).predictions()
+        except PredictionFailed as error:
+            # one of them may break the model; the others are strangers to it
+            each = enumerate(zip(transactions, started, strict=True))
+            results = [error] if alone else [self._score_alone(t, s, traces.get(i)) for i, (t, s) in each]
+        except Exception as error:  # each waiting request must get its answer
+            results = [error] * len(futures)
+        else:
+            for trace in traces.values():
+                trace.mark("model", *self._scorer.last_pass)
+        for future, result in zip(futures, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+    def _score_alone(
+        self, transaction: Transaction, started: float, trace: Trace | None
+    ) -> Prediction | Exception:
+        traces = {} if trace is None else {0: trace}
+        try:
+            return self._scorer.score([transaction], [started], traces=traces).predictions()[0]
+        except Exception as error:  # as above
+            return error
+
+
+class Front:
+    """The ASGI application that the server runs."""
+
+    def __init__(
+        self,
+        app: App,
+        passes: Passes,
+        bodies: Bodies,
+        clients: Clients,
+        http: HttpMetrics,
+        model: ModelMetrics,
+        settings: HttpSettings,
+        log: Logger,
+        tracer: Tracer,
+    ) -> None:
+        self._app = app
+        self._passes = passes
+        self._bodies = bodies
+        self._clients = clients
+        self._rate = settings.rate_limit_per_second
+        self._buckets = Buckets(self._rate, settings.rate_limit_burst, settings.rate_limit_clients)
+        self._refused, self._told_at = 0, -TELL_SECONDS
+        self._log = log
+        self._tracer = tracer
+        self._http = http
+        self._invalid = model.errors.labels("validation")
+        self._in_progress = http.in_progress.labels()
+        self._ok = http.requests.labels("POST", "200", "/predict")
+        self._seconds = http.duration.labels("POST", "/predict")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+        self._in_progress.value += 1
+        try:
+            path, trace = scope["path"], None
+            if path not in UNLIMITED:
+                client = self._clients.limited(peer_of(scope), scope["headers"])
+                if client is not None and (wait := self._buckets.take(client, started)):
+                    await self._refuse(scope, client, wait, send, started)
+                    return
+                trace = self._tracer.of_request(scope["headers"], started)
+            if path == "/predict" and scope["method"] == "POST":
+                await self._predict(scope, receive, send, started, trace)
+            else:
+                await self._delegate(scope, receive, send, started, trace)
+        finally:
+            self._in_progress.value -= 1
+
+    async def _predict(
+        self, scope: Scope, receive: Receive, send: Send, started: float, trace: Trace | None
+    ) -> None:
+        try:
+            body = await self._bodies.read_json(scope, receive)
+            transaction = decode_transaction(body)
+            if trace is not None:
+                trace.mark("decode", started, perf_counter())
+            prediction = await self._passes.submit(transaction, started, trace)
+        except ClientGone:
+            return
+        except Exception as error:  # every error has an answer
+            await self._answer_error(error, send, started, trace)
+            return
+        answer = encode_prediction(prediction)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(answer)).encode()),
+        ]
+        if trace is not None:
+            headers.append(_traceparent(trace))
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
+        self._ok.value += 1
+        ended = perf_counter()
+        self._seconds.observe(ended - started)
+        if trace is not None and trace.sampled:
+            about: dict[str, Value] = {
+                "fraudscale.transaction_id": prediction.transaction_id,
+                "fraudscale.model_version": prediction.model_version,
+            }
+            self._end(trace, self._seconds, "POST", 200, "/predict", (started, ended), about)
+
+    async def _answer_error(self, error: Exception, send: Send, started: float, trace: Trace | None) -> None:
+        problem = problem_of(error)
+        if isinstance(error, InvalidTransaction):
+            self._invalid.value += 1
+        if problem.status == 500:
+            self._log.error("request_failed", endpoint="/predict", exc_info=error, **_ids(trace))
+        await send_problem(problem, send, [_traceparent(trace)] if trace else ())
+        self._count("POST", problem.status, "/predict", started, trace)
+
+    async def _refuse(self, scope: Scope, client: str, wait: float, send: Send, started: float) -> None:
+        seconds = ceil(wait)
+        detail = f"{client or 'this client'} sends more than {self._rate:g} requests a second (RATE_LIMIT_PER_SECOND)"
+        problem = problem_of(RateExceeded(seconds, detail))
+        await send_problem(problem, send)
+        self._count(scope["method"], problem.status, _endpoint(scope), started)
+        self._refused += 1
+        if started - self._told_at >= TELL_SECONDS:
+            self._log.warning("client_refused", client=client, refused=self._refused)
+            self._refused, self._told_at = 0, started
+
+    async def _delegate(
+        self, scope: Scope, receive: Receive, send: Send, started: float, trace: Trace | None
+    ) -> None:
+        status = 0
+        scope["trace"] = trace
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if trace is not None:
+                    message["headers"] = [*message.get("headers", ()), _traceparent(trace)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        except ClientGone:
+            return
+        except Exception as error:  # FastAPI has answered already, if anything could be answered
+            self._log.error("request_failed", endpoint=_endpoint(scope), exc_info=error, **_ids(trace))
+            if not status:
+                await send_problem(problem_of(error), watch)
+        if status:
+            self._count(scope["method"], status, _endpoint(scope), started, trace)
+
+    def _count(
+        self, method: str, status: int, endpoint: str, started: float, trace: Trace | None = None
+    ) -> None:
+        method = method if method in _METHODS else "OTHER"
+        ended, seconds = perf_counter(), self._http.duration.labels(method, endpoint)
+        self._http.requests.labels(method, str(status), endpoint).value += 1
+        if status != HTTPStatus.TOO_MANY_REQUESTS:  # a flood of refusals would hide how slow the answers are
+            seconds.observe(ended - started)
+        if status >= 400:
+            self._http.errors.labels("4xx" if status < 500 else "5xx").value += 1
+        if trace is not None and trace.sampled:
+            self._end(trace, seconds, method, status, endpoint, (started, ended), {})
+
+    def _end(
+        self,
+        trace: Trace,
+        seconds: Histogram,
+        method: str,
+        status: int,
+        endpoint: str,
+        times: tuple[float, float],
+        about: dict[str, Value],
+    ) -> None:
+        started, ended = times
+        seconds.exemplify(ended - started, trace.ids())
+        about |= {"http.request.method": method, "http.response.status_code": status, "http.route": endpoint}
+        self._tracer.end(trace, f"{method} {endpoint}", "server", times, about, failed=status >= 500)
+
+
+def _endpoint(scope: Scope) -> str:
+    path = getattr(scope.get("route"), "path", None)
+    if path is not None:
+        return str(path)
+    return scope["path"] if scope["path"] in _UNTEMPLATED else "unmatched"
+
+
+def _traceparent(trace: Trace) -> tuple[bytes, bytes]:
+    return b"traceparent", trace.here.traceparent.encode()
+
+
+def _ids(trace: Trace | None) -> dict[str, str]:
+    return {} if trace is None else trace.ids()
+
+
+async def send_problem(problem: Problem, send: Send, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
+    headers += more
+    headers += [(b"content-type", CONTENT_TYPE), (b"content-length", str(len(problem.body)).encode())]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": problem.body})

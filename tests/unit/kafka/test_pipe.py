@@ -1,0 +1,231 @@
+"""What the pipe does when partitions come and go and transactions fail, with a consumer that does it on demand."""
+
+from concurrent.futures import Future
+
+import pytest
+import structlog
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
+from structlog.testing import capture_logs
+
+from fraudscale.config import KafkaSettings
+from fraudscale.kafka import pipe as pipe_module
+from fraudscale.kafka.client import Link, NotDelivered
+from fraudscale.kafka.messages import Batch, Record
+from fraudscale.kafka.pipe import Pipe
+from fraudscale.metrics import KafkaMetrics
+
+
+def record(offset: int, *, partition: int = 0) -> Record:
+    return Record("in", partition, offset, None, b"", (), 0)
+
+
+def test_a_batch_knows_where_each_partition_goes_on():
+    batch = Batch([record(4), record(9, partition=1), record(5), record(7)], 0.0)
+    assert batch.partitions == {0, 1}
+    assert batch.next_offsets() == {0: 8, 1: 10}
+
+
+class FakeMessage:
+    def __len__(self):
+        return 1
+
+    def __init__(self, partition, offset, error=None):
+        self._values = {"topic": "in", "partition": partition, "offset": offset, "error": error}
+        self._values |= {"key": None, "value": b"", "headers": None, "timestamp": (1, 0)}
+
+    def __getattr__(self, name):
+        return lambda: self._values[name]
+
+
+class FakeConsumer:
+    """Gives prepared messages out; `during` runs within the second `consume`, as the client's callbacks do."""
+
+    def __init__(self, messages, during=lambda: None):
+        self.messages = messages
+        self.during = during
+        self.unstable = set()
+        self.paused = set()
+        self.sought = []
+        self.closed = False
+
+    def consume(self, count, seconds):
+        if count > 1:
+            self.during()
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        return taken
+
+    def committed(self, places, seconds):
+        """The group's commit is at offset 5 everywhere, and unknown where a transaction is open."""
+        return [FakePlace(p.partition, p.partition in self.unstable) for p in places]
+
+    def incremental_assign(self, places):
+        """What is assigned is read at once."""
+
+    def pause(self, places):
+        self.paused |= {p.partition for p in places}
+
+    def resume(self, places):
+        self.paused -= {p.partition for p in places}
+
+    def seek(self, place):
+        self.sought.append((place.partition, place.offset))
+
+    def close(self):
+        self.closed = True
+
+
+class FakePlace:
+    """As the client answers: without a commit and with an error the offset is the same."""
+
+    def __init__(self, partition, unstable):
+        self.partition = partition
+        self.offset = OFFSET_INVALID if unstable else 5
+        self.error = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT) if unstable else None
+
+
+def pipe_on(consumer, owned):
+    pipe = Pipe(
+        KafkaSettings(kafka_topic="in"),
+        "r",
+        metrics=KafkaMetrics(consumed="in", produced=()),
+        link=Link("kafka:9092", structlog.get_logger()),
+        log=structlog.get_logger(),
+        on_owned=lambda _: None,
+    )
+    pipe._consumer, pipe._producer, pipe._owned = consumer, object(), frozenset(owned)
+    pipe._swept = True
+    return pipe
+
+
+def places(batch):
+    return [(r.partition, r.offset) for r in batch.records]
+
+
+def test_records_of_a_partition_that_is_revoked_during_the_read_are_left_to_its_new_owner():
+    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(1, 7), FakeMessage(0, 6)])
+    pipe = pipe_on(consumer, {0, 1})
+    consumer.during = lambda: pipe._taken_away("revoked", [TopicPartition("in", 0)])
+    with capture_logs():
+        batch = pipe.read(10, 0)
+    assert (places(batch), consumer.sought) == ([(1, 7)], [])
+
+
+def test_records_of_a_partition_that_comes_back_during_the_read_are_read_again():
+    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(1, 7), FakeMessage(0, 6)])
+    pipe = pipe_on(consumer, {0, 1})
+
+    def lost_and_back():
+        pipe._taken_away("lost", [TopicPartition("in", 0)])
+        pipe._assigned(consumer, [TopicPartition("in", 0)])
+
+    consumer.during = lost_and_back
+    with capture_logs():
+        batch = pipe.read(10, 0)
+        assert (places(batch), consumer.sought, consumer.paused) == ([(1, 7)], [], {0})
+        consumer.during = lambda: None
+        pipe.read(10, 0)
+    assert (consumer.sought, consumer.paused) == ([(0, 5)], set())
+
+
+def test_a_partition_whose_commit_is_not_stable_waits_and_the_others_go_on(monkeypatch):
+    monkeypatch.setattr(pipe_module, "LOOK_AGAIN_SECONDS", 0)
+    consumer = FakeConsumer([FakeMessage(1, 7)])
+    pipe = pipe_on(consumer, {1})
+    consumer.unstable = {0}
+    with capture_logs():
+        pipe._assigned(consumer, [TopicPartition("in", 0)])
+        assert places(pipe.read(10, 0)) == [(1, 7)]
+        assert (consumer.sought, consumer.paused) == ([], {0})
+        consumer.unstable = set()
+        pipe.read(10, 0)
+    assert (consumer.sought, consumer.paused) == ([(0, 5)], set())
+
+
+def test_a_partition_in_vain_looked_for_is_not_looked_for_at_every_read():
+    consumer = FakeConsumer([])
+    pipe = pipe_on(consumer, {0, 1})
+    consumer.unstable = {0}
+    with capture_logs():
+        pipe._lose_places({0})
+        pipe.read(10, 0)
+        consumer.unstable = set()
+        pipe.read(10, 0)
+    assert (consumer.sought, consumer.paused) == ([], {0})
+
+
+def test_a_failed_transaction_takes_its_producer_and_all_places_with_it():
+    consumer = FakeConsumer([])
+    pipe = pipe_on(consumer, {0, 1})
+    pipe._in_flight = pipe_module._InFlight(1, lambda: None, float("inf"), Future())
+    pipe._in_flight.done.set_exception(NotDelivered("no"))
+    with pytest.raises(NotDelivered):
+        pipe.finish()
+    assert (pipe._producer, consumer.paused) == (None, {0, 1})
+
+
+def test_a_fatal_error_begins_again_with_new_clients():
+    fatal = KafkaError(KafkaError._FATAL, "fenced", True)
+    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(0, 0, fatal)])
+    pipe = pipe_on(consumer, {0})
+    with capture_logs() as lines:
+        assert pipe.read(10, 0).records == []
+    assert consumer.closed
+    assert (pipe._consumer, pipe._owned) == (None, frozenset())
+    assert [line["event"] for line in lines] == ["kafka_error"]
+
+
+def test_an_error_that_passes_keeps_the_records_around_it():
+    passing = KafkaError(KafkaError._TRANSPORT)
+    consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(0, 0, passing), FakeMessage(0, 6)])
+    with capture_logs():
+        batch = pipe_on(consumer, {0}).read(10, 0)
+    assert places(batch) == [(0, 5), (0, 6)]
+
+
+def test_a_batch_that_is_given_back_is_read_again_once_its_place_is_found():
+    consumer = FakeConsumer([])
+    seek, refusals = consumer.seek, iter([True])
+
+    def refuse_once(place):
+        if next(refusals, False):
+            raise KafkaException(KafkaError(KafkaError._STATE))
+        seek(place)
+
+    consumer.seek = refuse_once
+    pipe = pipe_on(consumer, {0})
+    with capture_logs():
+        pipe.give_back(Batch([record(5)], 0.0))
+        pipe.read(10, 0)
+        assert (consumer.sought, consumer.paused) == ([], {0})
+        pipe.read(10, 0)
+    assert (consumer.sought, consumer.paused) == ([(0, 5)], set())
+
+
+def test_a_header_whose_name_is_not_utf_8_takes_its_record_through_without_headers():
+    class Unreadable(FakeMessage):
+        def headers(self):
+            raise SystemError("returned a result with an exception set")
+
+    pipe = pipe_on(FakeConsumer([Unreadable(0, 5), FakeMessage(0, 6)]), {0})
+    assert [(r.offset, r.headers) for r in pipe.read(10, 0).records] == [(5, ()), (6, ())]
+
+
+def test_what_was_committed_while_the_consumer_broke_is_counted():
+    fatal = KafkaError(KafkaError._FATAL, "fenced", True)
+    pipe = pipe_on(FakeConsumer([FakeMessage(0, 0, fatal)]), {0})
+    told = []
+    pipe._in_flight = pipe_module._InFlight(3, lambda: told.append("committed"), float("inf"), Future())
+    pipe._in_flight.done.set_result(None)
+    with capture_logs():
+        pipe._disconnect()
+    assert told == ["committed"]
+    assert pipe._metrics.consumed.labels("in").value == 3
+
+
+def test_errors_without_end_do_not_hold_a_read_up():
+    class Failing(FakeConsumer):
+        def consume(self, count, seconds):
+            return [FakeMessage(0, 0, KafkaError(KafkaError._TRANSPORT))]
+
+    with capture_logs():
+        assert pipe_on(Failing([]), {0}).read(10, 0.05).records == []

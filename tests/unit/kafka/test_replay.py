@@ -1,0 +1,255 @@
+import json
+from collections import Counter
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fraudscale.kafka.messages import Record
+from fraudscale.kafka.replay import (
+    LONGEST_METADATA,
+    BadRequest,
+    Choice,
+    Position,
+    PositionFull,
+    Replay,
+    Result,
+    as_json,
+    as_text,
+    back,
+    parse_time,
+    replays,
+)
+from fraudscale.kafka.replayer import Place, TooLarge
+
+AT = 1_700_000_000_000
+"""2023-11-14T22:13:20Z"""
+
+
+def letter(offset: int, *, reason=b"validation", source=b"in/0/7", key=None, timestamp=AT, **more) -> Record:
+    headers = [("own", b"x"), ("traceparent", b"00-1"), ("reason", reason), ("error-field", b"hour")]
+    headers += [("first-seen", b"2023-11-14T00:00:00Z"), ("source-record", source)]
+    headers += more.items()
+    return Record("in.dead-letter", 0, offset, key or b"t%d" % offset, b"\xff", headers, timestamp)
+
+
+# --- what went back
+
+
+def test_a_position_that_was_never_committed_begins_at_the_low_watermark():
+    assert Position.load(None, "", 5) == Position(5)
+
+
+def test_letters_in_a_row_only_move_the_base():
+    position = Position(5)
+    for offset in (5, 6, 7):
+        position.add(offset)
+    assert (position, position.dump()) == (Position(8), "")
+
+
+def test_a_letter_that_was_left_holds_the_base_and_those_after_it_are_remembered():
+    position = Position(5)
+    position.add(6)
+    position.add(9)
+    kept = Position.load(position.base, position.dump(), 0)
+    assert (kept.base, [o for o in range(12) if o in kept]) == (5, [0, 1, 2, 3, 4, 6, 9])
+    kept.add(5)
+    assert kept.base == 7
+
+
+@given(st.sets(st.integers(0, 300)), st.integers(0, 300))
+def test_a_position_knows_what_went_back_and_nothing_else(offsets, low):
+    position = Position(0)
+    for offset in offsets:
+        position.add(offset)
+    kept = Position.load(position.base, position.dump(), low)
+    assert [o in kept for o in range(302)] == [o < low or o in offsets for o in range(302)]
+
+
+@given(st.integers(0, 40), st.integers(0, 40), st.sets(st.integers(0, 60)))
+def test_places_without_a_record_are_stepped_over(begin, end, offsets):
+    position = Position(0)
+    for offset in offsets:
+        position.add(offset)
+    position.add_range(begin, end)
+    assert {o for o in range(62) if o in position} == offsets | set(range(begin, end))
+
+
+def test_twenty_thousand_letters_picked_at_random_are_remembered():
+    import random
+
+    position, rng = Position(0), random.Random(1)
+    for offset in range(1, 20_000):
+        if rng.random() < 0.5:
+            position.add(offset)
+    assert len(position.dump()) <= LONGEST_METADATA
+
+
+def test_more_than_a_broker_keeps_is_said_with_what_to_do():
+    import random
+
+    position = Position(0, random.Random(1).getrandbits(100_000) << 1)
+    with pytest.raises(PositionFull, match="--until"):
+        position.dump()
+
+
+# --- which letters
+
+
+@pytest.mark.parametrize(
+    ("choice", "goes"),
+    [
+        ({}, True),
+        ({"reason": "validation"}, True),
+        ({"reason": "prediction"}, False),
+        ({"since": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)}, True),
+        ({"since": datetime(2023, 11, 14, 22, 13, 21, tzinfo=UTC)}, False),
+        ({"until": datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)}, False),
+        ({"until": datetime(2023, 11, 14, 22, 13, 21, tzinfo=UTC)}, True),
+        ({"ids": frozenset({"t3", "t4"})}, True),
+        ({"ids": frozenset({"t4"})}, False),
+    ],
+)
+def test_every_filter_picks_its_letters(choice, goes):
+    assert Choice(**choice).left(letter(3)) == (None if goes else "filtered")
+
+
+def test_what_failed_again_stays_unless_it_is_asked_for():
+    assert Choice().left(letter(3, replays=b"1")) == "failed_again"
+    assert Choice(again=True).left(letter(3, replays=b"1")) is None
+
+
+def test_a_record_that_nobody_says_the_source_of_stays():
+    assert Choice().left(letter(3, source=b"")) == "foreign"
+
+
+def test_absurd_numbers_of_other_people_are_no_error():
+    assert Choice().left(letter(3, source=b"", timestamp=2**63 - 1)) == "foreign"
+    assert Choice().left(letter(3, timestamp=2**63 - 1)) is None
+    assert Choice().left(letter(3, source=b"in/0/" + b"9" * 5000)) == "foreign"
+    assert replays({"replays": b"9" * 5000}) == 0
+
+
+def test_an_empty_span_of_time_is_refused():
+    with pytest.raises(BadRequest, match="--since"):
+        Choice(since=datetime(2026, 1, 2, tzinfo=UTC), until=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_times_are_rfc_3339_and_utc_unless_they_say_otherwise():
+    assert parse_time("--since", "2026-01-02T03:04:05") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    assert parse_time("--since", "2026-01-02T03:04:05+01:00").utcoffset().seconds == 3600
+    with pytest.raises(BadRequest, match=r"--until yesterday: must be a time"):
+        parse_time("--until", "yesterday")
+
+
+# --- what goes back
+
+
+def test_a_record_goes_back_as_it_came_without_the_verdict():
+    output = back(letter(3))
+    assert (output.topic, output.key, output.value) == ("in", b"t3", b"\xff")
+    assert output.headers == [
+        ("own", b"x"),
+        ("traceparent", b"00-1"),
+        ("first-seen", b"2023-11-14T00:00:00Z"),
+        ("replays", b"1"),
+    ]
+
+
+@pytest.mark.parametrize(("was", "becomes"), [(b"1", b"2"), (b"41", b"42"), (b"many", b"1"), (b"", b"1")])
+def test_replays_are_counted_once_each(was, becomes):
+    headers = back(letter(3, replays=was)).headers
+    assert [value for name, value in headers if name == "replays"] == [becomes]
+
+
+# --- a run
+
+
+class FakeReplayer:
+    """A topic in memory; refuses what is in `too_large`."""
+
+    def __init__(self, letters, committed=None, metadata="", too_large=()):
+        self.letters, self.too_large = letters, too_large
+        self.place = Place(0, len(letters) + 1, committed, metadata)
+        self.sent: list[list[int]] = []
+        self.places = {}
+        self.reached = {}
+
+    def open(self, *, write):
+        self.write = write
+        return {0: self.place}
+
+    def seek(self, offsets):
+        self.unread = [x for x in self.letters if x.offset >= offsets[0]]
+
+    def read(self):
+        records, self.unread = self.unread[:2], self.unread[2:]
+        if not self.unread:
+            self.reached = {0: self.place.end}
+        return records
+
+    def send(self, outputs, places):
+        keys = [output.key for output in outputs]
+        if set(keys) & set(self.too_large):
+            raise TooLarge("too large")
+        self.sent.append([int(key[1:]) for key in keys])
+        self.places = places
+
+
+def go(replayer, choice=None, *, dry_run=False, from_start=False):
+    result = Result("in.dead-letter", dry_run)
+    shares = []
+    run = Replay(replayer, choice or Choice(), result, rate=None, progress=shares.append)
+    run.run(from_start=from_start)
+    assert shares[-1] == 1.0
+    return result
+
+
+def test_all_go_and_the_place_is_behind_the_last_mark():
+    replayer = FakeReplayer([letter(i) for i in (0, 1, 3, 4)])
+    assert go(replayer).sent == 4
+    assert replayer.places == {0: (5, "")}
+
+
+def test_a_second_run_sends_nothing_twice_whatever_the_filters_were():
+    letters = [letter(i, reason=b"prediction" if i % 3 else b"validation") for i in range(10)]
+    first = FakeReplayer(letters)
+    assert go(first, Choice(reason="prediction")).left == Counter(filtered=4)
+    second = FakeReplayer(letters, *first.places[0])
+    go(second)
+    assert sorted(offset for batch in first.sent + second.sent for offset in batch) == list(range(10))
+    assert second.places[0] == (11, "")
+
+
+def test_from_the_start_sends_all_again():
+    replayer = FakeReplayer([letter(i) for i in range(3)], committed=3)
+    assert go(replayer).sent == 0
+    assert go(replayer, from_start=True).sent == 3
+
+
+def test_a_limit_ends_the_run_and_leaves_the_rest_for_the_next():
+    replayer = FakeReplayer([letter(i) for i in range(10)])
+    assert go(replayer, Choice(limit=3)).sent == 3
+    assert replayer.places == {0: (3, "")}
+
+
+def test_a_dry_run_opens_nothing_to_write_and_lists_what_would_go():
+    replayer = FakeReplayer([letter(i) for i in range(3)])
+    result = go(replayer, Choice(limit=2), dry_run=True)
+    assert (replayer.write, replayer.sent, result.sent) == (False, [], 2)
+    assert [x["offset"] for x in result.letters] == [0, 1]
+    assert "0/1  2023-11-14T00:00:00Z  t1  validation hour" in as_text(result)
+
+
+def test_one_that_is_too_large_stays_alone():
+    replayer = FakeReplayer([letter(i) for i in range(7)], too_large={b"t4"})
+    result = go(replayer)
+    assert (result.sent, result.left) == (6, Counter(too_large=1))
+    assert replayer.places[0][0] == 4
+
+
+def test_the_answer_for_scripts_has_every_count():
+    answer = json.loads(as_json(Result("in.dead-letter", dry_run=False, sent=2)))
+    assert answer["left"] == {"filtered": 0, "failed_again": 0, "foreign": 0, "too_large": 0}
+    assert (answer["sent"], "letters" in answer) == (2, False)

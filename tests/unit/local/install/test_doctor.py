@@ -1,0 +1,113 @@
+import json
+import socket
+
+import pytest
+
+from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.local.install import doctor, ports
+from fraudscale.local.install import download as fetch
+from fraudscale.local.install.ports import claim_block
+
+
+@pytest.fixture
+def examine(tmp_path):
+    def run(*, kafka=None, kafka_mode="kraft", **local):
+        settings = {"fraudscale_cache": tmp_path / "cache", "fraudscale_home": tmp_path / "home", **local}
+        settings["kafka"] = kafka_mode
+        checks = doctor.examine(LocalSettings(**settings), ModelSettings(), KafkaSettings(**kafka or {}))
+        return {check.name: check for check in checks}
+
+    return run
+
+
+def test_examining_leaves_no_trace(examine, tmp_path):
+    examine()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_port_is_a_problem_with_a_remedy(examine):
+    with claim_block() as base, socket.create_server(("127.0.0.1", base)):
+        check = examine(fraudscale_port_base=base)["port"]
+    assert not check.ok
+    assert f"port {base} (entry) is held by" in check.detail
+    assert "FRAUDSCALE_PORT_BASE" in check.remedy
+
+
+def test_free_ports_are_one_line(examine):
+    with claim_block() as base:
+        assert examine(fraudscale_port_base=base)["ports"].ok
+
+
+def test_what_can_be_downloaded_is_no_problem(examine, monkeypatch):
+    monkeypatch.setattr(fetch, "found", lambda wanted: None)
+    monkeypatch.setattr(fetch, "has_apt", lambda: True)
+    check = examine()["haproxy"]
+    assert check.ok
+    assert check.detail == "will be downloaded (Debian package haproxy)"
+
+
+def test_what_cannot_be_had_is_a_problem_with_the_command_that_installs_it(examine, monkeypatch):
+    monkeypatch.setattr(fetch, "found", lambda wanted: None)
+    monkeypatch.setattr(fetch, "has_apt", lambda: False)
+    check = examine()["haproxy"]
+    assert not check.ok
+    assert "brew install haproxy" in check.remedy
+
+
+def test_grafanas_port_is_wanted_only_where_there_is_a_grafana(examine, monkeypatch):
+    with claim_block() as base:
+        port = ports.Ports.at(base).grafana
+        with socket.create_server(("127.0.0.1", port)):
+            monkeypatch.setattr("fraudscale.local.components.grafana.find", lambda: None)
+            assert examine(fraudscale_port_base=base)["ports"].ok
+            monkeypatch.setattr("fraudscale.local.components.grafana.find", object)
+            assert f"port {port} (grafana)" in examine(fraudscale_port_base=base)["port"].detail
+
+
+def test_a_kafka_of_somebody_else_needs_no_java(examine):
+    assert "Java" in examine()
+    assert "Java" not in examine(kafka={"kafka_bootstrap_servers": "broker:9092"})
+
+
+def test_kafka_with_zookeeper_is_told_with_its_download_and_its_port(examine):
+    assert "Kafka 4.3.1" in examine()
+    with claim_block() as base:
+        port = ports.Ports.at(base).zookeeper
+        with socket.create_server(("127.0.0.1", port)):
+            checks = examine(kafka_mode="zookeeper", fraudscale_port_base=base)
+            assert "ports" in examine(fraudscale_port_base=base), "KRaft needs no such port"
+    assert checks["Kafka 3.9.2 and ZooKeeper"].detail == "will be downloaded (Maven, 48 MB)"
+    assert "Kafka 4.3.1" not in checks
+    assert f"port {port} (zookeeper) is held by" in checks["port"].detail
+
+
+def test_too_little_memory_is_a_problem():
+    assert not doctor.memory(doctor.MEMORY_BYTES - 1).ok
+    assert doctor.memory(doctor.MEMORY_BYTES).ok
+
+
+def test_the_limit_of_a_container_counts_as_its_memory(tmp_path, monkeypatch):
+    limit = tmp_path / "memory.max"
+    limit.write_text("1073741824\n")
+    monkeypatch.setattr(doctor, "CGROUP_LIMIT", limit)
+    assert doctor._memory() == 1024**3
+    limit.write_text("max\n")
+    assert doctor._memory() > 1024**3
+
+
+def test_a_full_disk_is_a_problem(examine, monkeypatch):
+    usage = type("Usage", (), {"free": 1024**3})
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: usage)
+    check = examine()["disk of home folder"]
+    assert not check.ok
+    assert check.detail == "1.0 GB free"
+
+
+def test_the_table_shows_problems_and_remedies_and_json_says_the_same():
+    checks = [
+        doctor.Check("a", ok=True, detail="fine"),
+        doctor.Check("bb", ok=False, detail="bad", remedy="do it"),
+    ]
+    text = doctor.as_text(checks)
+    assert text.splitlines() == ["ok       a   fine", "PROBLEM  bb  bad", "             → do it"]
+    assert json.loads(doctor.as_json(checks))["ok"] is False

@@ -1,0 +1,160 @@
+"""The lock, `run/status.json`, and what `status` and `down` make of them."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import psutil
+import pytest
+
+from fraudscale.local.down import down
+from fraudscale.local.supervisor import machine, state
+from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.supervise import Slot, State
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+class Running:
+    def __init__(self, pid):
+        self.pid = pid
+
+
+HALVES = ("serve", "stream")
+
+
+def slot(name, state=State.READY, pid=None, since=0.0, added=0.0, was_ready=False, **fields):
+    child = Running(pid or os.getpid())
+    part = Part(name, ("run",), **fields)
+    return Slot(part, state=state, child=child, since=since, added=added, was_ready=was_ready)
+
+
+def described(*slots, ready=True):
+    return state.describe(
+        slots, ready=ready, started_at=NOW, model=state.ModelInUse("3", "champion"), ports={"kafka": 9092}
+    )
+
+
+@contextmanager
+def sleeping(**environment):
+    with subprocess.Popen(["sleep", "60"], env=os.environ | environment, start_new_session=True) as child:
+        yield child
+        child.kill()
+
+
+def test_the_file_has_the_promised_shape(tmp_path):
+    state.write(tmp_path, described(slot("kafka", pid=1, address="127.0.0.1:9092")))
+    written = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert written["components"] == [
+        {"name": "kafka", "state": "ready", "address": "127.0.0.1:9092", "pid": 1}
+    ]
+    assert (written["ready"], written["model"]) == (True, {"version": "3", "alias": "champion"})
+    assert (written["started_at"], written["ports"]) == ("2026-11-23T12:00:00Z", {"kafka": 9092})
+
+
+def test_the_two_halves_of_a_replica_are_one_row():
+    (row,) = described(
+        slot("replica-1/serve", pid=1, address="127.0.0.1:8101"), slot("replica-1/stream", pid=2)
+    ).replicas
+    assert row == state.Replica("replica-1", "ready", 1, 2, "127.0.0.1:8101")
+
+
+def test_a_replica_tells_since_when_it_is_ready_and_a_new_one_since_when_it_starts():
+    old = [
+        slot(f"replica-1/{half}", since=30.0 + i, added=10.0, was_ready=True) for i, half in enumerate(HALVES)
+    ]
+    new = [slot(f"replica-2/{half}", State.STARTING, since=52.0, added=50.0) for half in HALVES]
+    rows = described(*old, *new).replicas
+    assert [(row.started, row.ready_since) for row in rows] == [(10.0, 31.0), (50.0, 50.0)]
+
+
+def test_a_replica_is_what_its_worse_half_is():
+    (row,) = described(slot("replica-1/serve"), slot("replica-1/stream", State.RESTARTING)).replicas
+    assert row.state == "restarting"
+
+
+def test_jobs_are_no_components():
+    status = described(slot("topics", State.DONE, once=True), slot("kafka"))
+    assert ([c.name for c in status.components], status.jobs) == (["kafka"], {"topics": "done"})
+
+
+def test_what_was_written_is_read_again(tmp_path):
+    status = described(slot("kafka"))
+    state.write(tmp_path, status)
+    assert state.read(tmp_path) == status
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+def test_a_damaged_file_is_no_file(tmp_path, content):
+    state.write(tmp_path, described())
+    state.status_path(tmp_path).write_bytes(content)
+    assert state.read(tmp_path) is None
+
+
+def test_a_file_whose_supervisor_is_gone_says_that_nothing_is_ready(tmp_path):
+    with sleeping() as gone:
+        stale = state.identify("supervisor", gone.pid)
+    state.write(tmp_path, state.Status(ready=True, supervisor=stale))
+    assert state.examine(tmp_path) == state.Status(ready=False)
+
+
+def test_a_part_that_died_a_moment_ago_is_not_believed_to_be_ready(tmp_path):
+    with sleeping() as child:
+        state.write(tmp_path, described(slot("kafka", pid=child.pid)))
+        assert state.examine(tmp_path).ready
+    assert not state.examine(tmp_path).ready
+
+
+def test_a_later_process_with_the_same_number_is_another_one():
+    me = psutil.Process()
+    assert state.Identity("me", me.pid, me.create_time()).lives()
+    assert not state.Identity("me", me.pid, me.create_time() - 100).lives()
+
+
+def test_an_entry_that_does_not_answer_has_no_model():
+    assert state.model_at("http://127.0.0.1:9") is None
+
+
+def test_a_second_lock_says_who_runs_since_when_and_where(tmp_path):
+    with state.Lock(tmp_path):
+        state.write(tmp_path, described(slot("haproxy", address="http://127.0.0.1:8000")))
+        with pytest.raises(state.AlreadyRuns) as caught, state.Lock(tmp_path):
+            pass
+    assert f"process {os.getpid()}, since 2" in str(caught.value)
+    assert "at http://127.0.0.1:8000" in str(caught.value)
+
+
+def test_a_lock_whose_holder_was_killed_is_free(tmp_path):
+    script = "import os, sys, pathlib; from fraudscale.local.state import Lock; Lock(pathlib.Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    lock = state.Lock(tmp_path)
+    assert lock.holder() is None
+    with lock:
+        assert lock.holder().pid == os.getpid()
+
+
+def test_down_with_nothing_running_says_so(tmp_path):
+    said = []
+    assert down(tmp_path, said.append) == 0
+    assert said == [f"nothing runs in {tmp_path}"]
+
+
+def test_down_after_a_crash_stops_what_carries_the_mark(tmp_path):
+    said = []
+    with sleeping(**{machine.MARK: str(tmp_path)}) as orphan:
+        assert down(tmp_path, said.append) == 0
+        assert not psutil.pid_exists(orphan.pid)
+    assert "1 processes" in said[0]
+
+
+def test_down_after_a_crash_stops_what_the_file_lists_but_not_a_stranger_with_that_number(tmp_path):
+    with sleeping() as listed, sleeping() as stranger:
+        lists = [state.identify("kafka", listed.pid), state.Identity("mlflow", stranger.pid, 1.0)]
+        state.write(tmp_path, state.Status(ready=True, processes=lists))
+        assert down(tmp_path, lambda _: None) == 0
+        assert not psutil.pid_exists(listed.pid)
+        assert stranger.poll() is None
+    assert state.read(tmp_path) is None

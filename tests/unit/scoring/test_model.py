@@ -1,0 +1,129 @@
+import subprocess
+import sys
+
+import msgspec
+import numpy as np
+import pytest
+
+from fraudscale.scoring import model
+from fraudscale.scoring.features import FEATURES
+from fraudscale.scoring.model import ModelRejected
+from fraudscale.scoring.records import Transaction
+
+NIGHT = Transaction("a", 5000.0, "crypto", 3, 6, 20, 10.0)
+DAY = Transaction("b", 5.0, "grocery", 15, 2, 50, 9000.0)
+
+
+@pytest.fixture
+def artifact(make_artifact, tmp_path):
+    make_artifact(tmp_path)
+    return tmp_path
+
+
+def load(folder):
+    files = {name: (folder / name).read_bytes() for name in model.SERVED_FILES}
+    return model.build((folder / model.MANIFEST).read_bytes(), files, version="7", alias="champion")
+
+
+def rewrite(folder, **changes):
+    """Change the manifest, keeping the hashes of the files true."""
+    manifest = msgspec.json.decode((folder / model.MANIFEST).read_bytes())
+    manifest["files"] = {n: model.digest_of((folder / n).read_bytes()) for n in model.SERVED_FILES}
+    (folder / model.MANIFEST).write_bytes(msgspec.json.encode(manifest | changes))
+
+
+def test_a_verified_model_scores_in_order(artifact):
+    loaded = load(artifact)
+    night, day = loaded.probabilities([NIGHT, DAY])
+    assert 0 <= day < night <= 1
+    assert loaded.probabilities([DAY, NIGHT]) == [day, night]
+    assert loaded.parity.rows == 64
+
+
+def test_the_digest_is_that_of_the_manifest(artifact):
+    assert load(artifact).digest == model.digest_of((artifact / model.MANIFEST).read_bytes())
+
+
+@pytest.mark.parametrize("name", model.SERVED_FILES)
+def test_one_flipped_byte_is_found(artifact, name):
+    content = bytearray((artifact / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (artifact / name).write_bytes(content)
+    with pytest.raises(ModelRejected, match=f"{name} is damaged"):
+        load(artifact)
+
+
+def test_an_engine_that_differs_from_the_trained_model_is_refused(make_artifact, tmp_path):
+    make_artifact(tmp_path, golden_shift=2e-6)
+    with pytest.raises(ModelRejected, match="differs from the trained model"):
+        load(tmp_path)
+
+
+def test_a_decision_that_flips_is_refused_even_within_the_tolerance(artifact):
+    with np.load(artifact / model.GOLDEN_FILE) as golden:
+        rows, probabilities = golden["rows"], golden["probabilities"]
+    # A threshold between the engine's answer to the first row and a golden answer moved by less than the tolerance
+    engine = load(artifact)._engine(rows).astype(np.float64)
+    probabilities[:] = engine
+    probabilities[0] = engine[0] + 5e-7
+    np.savez_compressed(artifact / model.GOLDEN_FILE, rows=rows, probabilities=probabilities)
+    rewrite(artifact, threshold=float(engine[0] + 2e-7))
+    with pytest.raises(ModelRejected, match="decides 1 of 64"):
+        load(artifact)
+
+
+def test_an_answer_that_is_no_number_is_refused(artifact):
+    with np.load(artifact / model.GOLDEN_FILE) as golden:
+        rows, probabilities = golden["rows"], golden["probabilities"]
+    probabilities[3] = np.nan
+    np.savez_compressed(artifact / model.GOLDEN_FILE, rows=rows, probabilities=probabilities)
+    rewrite(artifact)
+    with pytest.raises(ModelRejected, match="nan"):
+        load(artifact)
+
+
+def test_another_signature_is_refused(artifact):
+    rewrite(artifact, features=list(FEATURES)[:-1])
+    with pytest.raises(ModelRejected, match="signature"):
+        load(artifact)
+
+
+def test_features_that_this_release_does_not_compute_are_named(artifact):
+    rewrite(artifact, features=[*list(FEATURES)[:-1], "shoe_size"])
+    with pytest.raises(ModelRejected, match="shoe_size"):
+        load(artifact)
+
+
+def test_another_format_is_refused(artifact):
+    rewrite(artifact, format=99)
+    with pytest.raises(ModelRejected, match="format 99"):
+        load(artifact)
+
+
+def test_the_model_names_the_order_of_its_features(artifact):
+    """Rows follow the manifest's order, not that of the code: another order is another answer."""
+    straight = load(artifact).probabilities([NIGHT])
+    rewrite(artifact, features=list(reversed(FEATURES)))
+    assert load(artifact).probabilities([NIGHT]) != straight
+
+
+def test_a_pickled_golden_file_is_not_opened(artifact):
+    np.savez(artifact / model.GOLDEN_FILE, rows=np.array([{"a": 1}], dtype=object), probabilities=np.zeros(1))
+    rewrite(artifact)
+    with pytest.raises(ModelRejected, match="can't be read"):
+        load(artifact)
+
+
+def test_the_engine_uses_no_thread_beside_the_callers(artifact):
+    code = (
+        "import os, pathlib; from fraudscale import model; p = pathlib.Path(os.sys.argv[1]);"
+        "before = len(os.listdir('/proc/self/task'));"
+        "m = model.build((p / model.MANIFEST).read_bytes(), {n: (p / n).read_bytes() for n in model.SERVED_FILES},"
+        " version='1', alias='a'); print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    if sys.platform != "linux":
+        pytest.skip("counts threads in /proc")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(artifact)], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "0"

@@ -1,0 +1,125 @@
+"""Bodies that take their time: who needs a place among the slow ones, and who gets none."""
+
+import asyncio
+
+import pytest
+
+from fraudscale.config import HttpSettings
+from fraudscale.web import bodies
+from fraudscale.web.bodies import Bodies, ClientGone
+from fraudscale.web.clients import Clients, networks
+from fraudscale.web.problems import BodyTimeout, Overloaded, RateExceeded
+
+NEVER = 3600.0
+
+
+class Upload:
+    """The body of one request, sent in pieces when the test says so."""
+
+    def __init__(self, reader, client="192.0.2.1"):
+        self._messages = asyncio.Queue()
+        scope = {"headers": [(b"content-type", b"application/json")], "client": (client, 1)}
+        self.read = asyncio.ensure_future(reader.read_json(scope, self._messages.get))
+
+    def send(self, piece, more_body=False):
+        self._messages.put_nowait({"type": "http.request", "body": piece, "more_body": more_body})
+        return self
+
+    def hang_up(self):
+        self._messages.put_nowait({"type": "http.disconnect"})
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    def make(*, grace=0.0, **settings):
+        monkeypatch.setattr(bodies, "GRACE_SECONDS", grace)
+        http = HttpSettings(_env_file=None, **settings)
+        return Bodies(http, Clients((), networks("172.16.0.1")))
+
+    return make
+
+
+async def slow(reader, client="192.0.2.1"):
+    """Begin a body, and wait until it is counted as slow."""
+    before = reader.slow
+    upload = Upload(reader, client).send(b"{", more_body=True)
+    async with asyncio.timeout(30):
+        while reader.slow == before and not upload.read.done():  # noqa: ASYNC110 - a timer changes it
+            await asyncio.sleep(0)
+    return upload
+
+
+def test_a_body_that_is_here_needs_no_place(reader):
+    async def run():
+        made = reader(slow_bodies=1)
+        held = await slow(made)
+        for _ in range(3):
+            assert await Upload(made).send(b"{}").read == b"{}"
+        held.send(b"}")
+        return await held.read
+
+    assert asyncio.run(run()) == b"{}"
+
+
+def test_a_body_just_behind_its_head_needs_no_place(reader):
+    async def run():
+        made = reader(slow_bodies=1)
+        held = await slow(made)
+        bodies.GRACE_SECONDS = NEVER
+        late = [Upload(made) for _ in range(5)]
+        await asyncio.sleep(0)
+        for upload in late:
+            upload.send(b"[", more_body=True).send(b"]")
+        assert await asyncio.gather(*(upload.read for upload in late)) == [b"[]"] * 5
+        assert made.slow == 1
+        held.send(b"}")
+        await held.read
+        assert made.slow == 0
+
+    asyncio.run(run())
+
+
+def test_one_client_gets_an_eighth_of_the_places_and_a_trusted_one_all(reader):
+    async def run():
+        made = reader(slow_bodies=16)
+        held = [await slow(made) for _ in range(2)]
+        with pytest.raises(RateExceeded, match=r"2 bodies of 192\.0\.2\.1 arrive slowly already"):
+            await (await slow(made)).read
+        held += [await slow(made, "192.0.2.2") for _ in range(2)]
+        held += [await slow(made, "172.16.0.1") for _ in range(12)]
+        for client in ("192.0.2.3", "172.16.0.1"):
+            with pytest.raises(Overloaded, match="16 bodies arrive slowly already") as refused:
+                await (await slow(made, client)).read
+            assert refused.value.close
+        for upload in held:
+            upload.send(b"}")
+        assert set(await asyncio.gather(*(upload.read for upload in held))) == {b"{}"}
+        assert made.slow == 0
+
+    asyncio.run(run())
+
+
+def test_a_place_is_free_again_whatever_ends_the_body(reader):
+    async def run():
+        made = reader(slow_bodies=1)
+        gone = await slow(made)
+        gone.hang_up()
+        with pytest.raises(ClientGone):
+            await gone.read
+        cancelled = await slow(made)
+        cancelled.read.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled.read
+        assert made.slow == 0
+
+    asyncio.run(run())
+
+
+def test_a_body_that_never_ends_is_given_up_and_its_place_with_it(reader):
+    async def run():
+        made = reader(slow_bodies=1, body_timeout_seconds=0.05)
+        with pytest.raises(BodyTimeout, match=r"within 0\.05 s"):
+            await (await slow(made)).read
+        assert made.slow == 0
+
+    asyncio.run(run())

@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+from fraudscale.scoring.codec import InvalidTransaction
+from fraudscale.scoring.scorer import NoModel, PredictionFailed
+from fraudscale.web.problems import (
+    BodyTimeout,
+    BodyTooLarge,
+    Overloaded,
+    Problem,
+    UnsupportedMediaType,
+    problem_of,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "headers"),
+    [
+        (InvalidTransaction("hour", "The field is required"), 422, {}),
+        (BodyTooLarge("too large"), 413, {"connection": "close"}),
+        (BodyTimeout("too slow"), 408, {"connection": "close"}),
+        (UnsupportedMediaType("not JSON"), 415, {}),
+        (NoModel("no model"), 503, {"retry-after": "3"}),
+        (Overloaded(2, "busy"), 503, {"retry-after": "2"}),
+        (PredictionFailed("secret detail"), 500, {}),
+        (RuntimeError("secret detail"), 500, {}),
+        (Problem(404, "nothing here"), 404, {}),
+    ],
+)
+def test_each_error_has_one_status_and_the_same_shape(error, status, headers):
+    problem = problem_of(error)
+    body = json.loads(problem.body)
+    assert (problem.status, problem.headers) == (status, headers)
+    assert body.keys() - {"errors"} == {"type", "title", "status", "detail"}
+    assert body["status"] == status
+    assert "secret" not in body["detail"]
+
+
+def test_bad_input_names_the_field_and_the_reason():
+    body = json.loads(problem_of(InvalidTransaction("hour", "Expected `int` <= 23")).body)
+    assert body["errors"] == [{"field": "hour", "reason": "Expected `int` <= 23"}]
+    assert body["detail"] == "hour: Expected `int` <= 23"
