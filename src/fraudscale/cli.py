@@ -2,12 +2,12 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,9 +22,9 @@ from fraudscale.config import (
     MetricsSettings,
     ModelSettings,
     ReplicaSettings,
-    SettingsError,
     TracingSettings,
 )
+from fraudscale.errors import FraudscaleError, InputError
 
 if TYPE_CHECKING:
     from fraudscale.training.data import Progress
@@ -44,12 +44,8 @@ app.add_typer(render, name="render")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
-class Failed(Exception):
-    """A command could not do its work; exit code 1, or 2 where the user's input is the cause."""
-
-    def __init__(self, message: str, code: int = 1) -> None:
-        super().__init__(message)
-        self.code = code
+class Failed(FraudscaleError):
+    """A command could not do its work."""
 
 
 @app.command()
@@ -149,14 +145,9 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command(hidden=True)
 def topics() -> None:
     """Create the topics that are missing; `up` runs it once."""
-    from fraudscale.kafka.client import BrokerUnavailable
     from fraudscale.kafka.topics import create_topics
 
-    settings = KafkaSettings.read()
-    try:
-        created = create_topics(settings)
-    except BrokerUnavailable as error:
-        raise Failed(str(error)) from error
+    created = create_topics(KafkaSettings.read())
     print(f"created: {', '.join(created) or 'none, all exist'}")
 
 
@@ -181,37 +172,28 @@ def console() -> None:
 @app.command(hidden=True)
 def autoscale() -> None:
     """Decide how many replicas there are, as the HPA of a cluster does, until a signal; `up` runs it."""
-    from fraudscale.hpa import ManifestError
     from fraudscale.local.scaling import autoscaler
 
-    try:
-        code = autoscaler.run(
-            LocalSettings.read(), MetricsSettings.read(), KafkaSettings.read(), LogSettings.read()
-        )
-    except ManifestError as error:
-        raise Failed(str(error), code=2) from error
-    raise typer.Exit(code)
+    raise typer.Exit(
+        autoscaler.run(LocalSettings.read(), MetricsSettings.read(), KafkaSettings.read(), LogSettings.read())
+    )
 
 
 @app.command(hidden=True)
 def ship_logs() -> None:
     """Bring the log lines of all parts to the store until a signal; `up LOGS=opensearch` runs it."""
     from fraudscale.central_logs import ship
-    from fraudscale.central_logs.store import StoreRefused
     from fraudscale.local import running
 
     local = LocalSettings.read()
-    try:
-        code = ship.run(
-            running.log_store(local),
-            local.fraudscale_home,
-            CentralLogSettings.read(),
-            MetricsSettings.read(),
-            LogSettings.read(),
-            own=local.starts_opensearch,
-        )
-    except StoreRefused as error:
-        raise Failed(str(error)) from error
+    code = ship.run(
+        running.log_store(local),
+        local.fraudscale_home,
+        CentralLogSettings.read(),
+        MetricsSettings.read(),
+        LogSettings.read(),
+        own=local.starts_opensearch,
+    )
     raise typer.Exit(code)
 
 
@@ -242,8 +224,6 @@ def logs(
         query = search.Query(trace, transaction, tuple(event or ()), start, limit)
         store = None if files else running.open_log_store(home, CentralLogSettings.read())
         found = search.in_store(store, query) if store else search.in_files(home / "logs", query)
-    except search.BadQuery as error:
-        raise Failed(str(error), code=2) from error
     except (StoreUnavailable, StoreRefused) as error:
         raise Failed(f"{error}; --files searches the files of this machine") from error
     for line in map(json.dumps, found.lines) if as_json else search.as_text(found.lines):
@@ -270,33 +250,23 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model and register it; it becomes the champion if there is none, or with --promote."""
-    from fraudscale.registry.mlflow import RegistryUnavailable
-    from fraudscale.scoring.model import ModelRejected
     from fraudscale.training import run
-    from fraudscale.training.data import DataError
 
     _bring_libgomp()
     order = run.Order(data=data, seed=seed, rows=rows or run.ROWS, ablation=ablation)
     settings, now = ModelSettings.read(), datetime.now(UTC)
-    try:
-        with _progress() as progress:
-            if output:
-                made = run.make(output, order, now=now, progress=progress)
-                result = run.TrainResult(
-                    "", None, made.digest, made.manifest.metrics, made.manifest.threshold
-                )
-            elif if_missing:
-                found = run.train_if_missing(settings, order, now=now, progress=progress)
-                if found is None:
-                    print(f"{settings.mlflow_model_uri} exists; nothing to do")
-                    return
-                result = found
-            else:
-                result = run.train(settings, order, now=now, progress=progress, promote=promote)
-    except DataError as error:
-        raise Failed(str(error), code=2) from error
-    except (ModelRejected, RegistryUnavailable) as error:
-        raise Failed(str(error)) from error
+    with _progress() as progress:
+        if output:
+            made = run.make(output, order, now=now, progress=progress)
+            result = run.TrainResult("", None, made.digest, made.manifest.metrics, made.manifest.threshold)
+        elif if_missing:
+            found = run.train_if_missing(settings, order, now=now, progress=progress)
+            if found is None:
+                print(f"{settings.mlflow_model_uri} exists; nothing to do")
+                return
+            result = found
+        else:
+            result = run.train(settings, order, now=now, progress=progress, promote=promote)
     if as_json:
         print(json.dumps(vars(result)))
         return
@@ -309,10 +279,11 @@ def train(
 
 @app.command()
 def load(
-    over: Annotated[str, typer.Option(help="http or kafka.")] = "http",
+    over: Annotated[Literal["http", "kafka"], typer.Option(help="The endpoint that gets them.")] = "http",
     rate: Annotated[float | None, typer.Option(help="Transactions a second (100).")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="constant, ramp, spike, sine or recorded (constant).")
+        Literal["constant", "ramp", "spike", "sine", "recorded"] | None,
+        typer.Option(help="How the rate changes (constant)."),
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="Length of the run (60).")] = None,
     even: Annotated[bool, typer.Option("--even", help="Evenly spaced instead of a Poisson process.")] = False,
@@ -331,19 +302,17 @@ def load(
     """Send transactions at a rate fixed in advance; tell how long they took to be scored."""
     if find_spec("hdrh") is None:
         raise Failed("the load test needs the group `train`: run it in a checkout after `make up`")
-    from fraudscale.kafka.client import BrokerUnavailable
     from fraudscale.load import run
-    from fraudscale.load.over_http import Target, Unreachable
+    from fraudscale.load.over_http import Target
     from fraudscale.load.shapes import Shape
-    from fraudscale.load.transactions import BadRecording
     from fraudscale.local import running
 
     platform = running.find(LocalSettings.read().fraudscale_home)
     order = run.Order(
-        over=_one_of("--over", over, ("http", "kafka")),  # type: ignore[arg-type]
+        over=over,
         target=Target(url or platform.entry, source, connections, timeout),
         rate=rate,
-        shape=Shape(_one_of("--shape", shape, tuple(Shape))) if shape else None,
+        shape=Shape(shape) if shape else None,
         seconds=seconds,
         even=even,
         replay=replay,
@@ -351,18 +320,14 @@ def load(
         picture=picture,
         saved=save,
     )
-    try:
-        code = run.run(order, platform.kafka, platform.prometheus, as_json=as_json)
-    except (run.BadOrder, BadRecording) as error:
-        raise Failed(str(error), code=2) from error
-    except (Unreachable, BrokerUnavailable, OSError) as error:
-        raise Failed(str(error)) from error
-    raise typer.Exit(code)
+    raise typer.Exit(run.run(order, platform.kafka, platform.prometheus, as_json=as_json))
 
 
 @app.command()
 def replay(
-    reason: Annotated[str | None, typer.Option(help="validation or prediction.")] = None,
+    reason: Annotated[
+        Literal["validation", "prediction"] | None, typer.Option(help="Those of this reason.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="Dead-lettered then or later, RFC 3339.")] = None,
     until: Annotated[str | None, typer.Option(help="Dead-lettered before, RFC 3339.")] = None,
     ids: Annotated[list[str] | None, typer.Option("--id", help="This key; may be repeated.")] = None,
@@ -383,7 +348,7 @@ def replay(
     result = dead_letters.Result(settings.dead_letter_topic, dry_run)
     try:
         choice = dead_letters.Choice(
-            _one_of("--reason", reason, ("validation", "prediction")) if reason else None,
+            reason,
             dead_letters.parse_time("--since", since),
             dead_letters.parse_time("--until", until),
             frozenset(ids or ()),
@@ -399,18 +364,10 @@ def replay(
                 progress=lambda share: progress("dead letters", share),
                 result=result,
             )
-    except dead_letters.BadRequest as error:
-        raise Failed(str(error), code=2) from error
     except (BrokerUnavailable, NotDelivered, dead_letters.PositionFull) as error:
         raise Failed(f"{error}; {result.sent} went back before that") from error
     print(dead_letters.as_json(result) if as_json else dead_letters.as_text(result))
     raise typer.Exit(1 if result.left["too_large"] else 0)
-
-
-def _one_of(option: str, value: str, allowed: Sequence[str]) -> str:
-    if value not in allowed:
-        raise Failed(f"{option} {value}: must be one of {', '.join(allowed)}", code=2)
-    return value
 
 
 @app.command()
@@ -454,10 +411,8 @@ def rehearse(
     """Tell what an HPA would do with a load, tick by tick, and what users would feel; needs no cluster."""
     import time
 
-    from fraudscale.hpa import ManifestError
     from fraudscale.rehearsal import run
-    from fraudscale.rehearsal.prometheus import PrometheusUnavailable
-    from fraudscale.rehearsal.trace import Setup, TraceError
+    from fraudscale.rehearsal.trace import Setup
 
     setup = Setup(
         cpu_request_m=cpu_request_m,
@@ -480,13 +435,8 @@ def rehearse(
         picture=picture,
         suggest_ms=suggest,
     )
-    try:
-        with _progress() as progress:
-            result = run.run(order, time.time(), progress)
-    except (ManifestError, TraceError, run.OrderError) as error:
-        raise Failed(str(error), code=2) from error
-    except PrometheusUnavailable as error:
-        raise Failed(str(error)) from error
+    with _progress() as progress:
+        result = run.run(order, time.time(), progress)
     print(result.as_json() if as_json else result.as_text())
     raise typer.Exit(0 if result.suggestion is None or result.suggestion.holds else 1)
 
@@ -508,20 +458,12 @@ def demo_scaling(
     """Start the platform, drive it to the most replicas and back, and compare with the rehearsal of the same CPU."""
     if find_spec("hdrh") is None:
         raise Failed("the demonstration needs the group `train`: run it in a checkout after `make up`")
-    from fraudscale.hpa import ManifestError
     from fraudscale.local.demo import scaling as demo
-    from fraudscale.local.supervisor.state import AlreadyRuns
     from fraudscale.rehearsal.run import PICTURES
 
-    if picture is not None:
-        _one_of(f"--picture {picture}: the ending", picture.suffix.lower(), PICTURES)
-    try:
-        code = demo.run(_local(time_scale), rate or demo.RATE, picture, as_json=as_json)
-    except ManifestError as error:
-        raise Failed(str(error), code=2) from error
-    except (demo.DemoFailed, AlreadyRuns, OSError) as error:
-        raise Failed(str(error)) from error
-    raise typer.Exit(code)
+    if picture is not None and picture.suffix.lower() not in PICTURES:
+        raise InputError(f"--picture {picture}: the name must end in {', '.join(PICTURES)}")
+    raise typer.Exit(demo.run(_local(time_scale), rate or demo.RATE, picture, as_json=as_json))
 
 
 @app.command()
@@ -529,14 +471,9 @@ def fetch_model(
     version: Annotated[str | None, typer.Option(help="This version instead of the alias's.")] = None,
 ) -> None:
     """Bring the registry's model into MODEL_CACHE_DIR, verified, and print where it lies."""
-    from fraudscale.model_loader import FetchFailed
     from fraudscale.registry import fetch as fetching
-    from fraudscale.registry.mlflow import ModelUnknown, RegistryUnavailable
 
-    try:
-        print(fetching.fetch_model(ModelSettings.read(), version))
-    except (RegistryUnavailable, ModelUnknown, FetchFailed) as error:
-        raise Failed(str(error)) from error
+    print(fetching.fetch_model(ModelSettings.read(), version))
 
 
 @render.command()
@@ -579,12 +516,9 @@ def dashboard() -> None:
 
 def _bring_libgomp() -> None:
     """LightGBM needs it; `up` has brought it, but `train` also runs by itself."""
-    from fraudscale.local.install.download import MissingComponent, load_libgomp
+    from fraudscale.local.install.download import load_libgomp
 
-    try:
-        load_libgomp(LocalSettings.read(), lambda line: print(line, file=sys.stderr))
-    except MissingComponent as error:
-        raise Failed(str(error)) from error
+    load_libgomp(LocalSettings.read(), lambda line: print(line, file=sys.stderr))
 
 
 @contextmanager
@@ -612,12 +546,12 @@ def main() -> None:
     """Run the program: exit code 2 for the user's input, 1 for the rest."""
     try:
         app()
-    except SettingsError as error:
+    except FraudscaleError as error:
         print(f"fraudscale: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Failed as error:
+        sys.exit(error.exit_code)
+    except OSError as error:  # a full disk, a folder that may not be written: the message names the file
         print(f"fraudscale: {error}", file=sys.stderr)
-        sys.exit(error.code)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,49 @@
-"""Durations as Prometheus and Alertmanager write them."""
+"""Instants and durations as text: RFC 3339, and durations as Prometheus and Alertmanager write them."""
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 """Seconds of each unit."""
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdwy]))+")
+_TERM: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdwy])")
+
+
+def rfc3339(at: datetime, timespec: str = "auto") -> str:
+    """Write an instant with a zone in UTC: `2026-11-23T10:00:00Z`.
+
+    Args:
+        at: the instant.
+        timespec: as `datetime.isoformat`; `seconds` for files that people read.
+    """
+    return at.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+
+
+def parse_instant(text: str) -> datetime:
+    """Read RFC 3339; without a zone it is UTC.
+
+    Raises:
+        ValueError: it is something else, or outside of the years 1 to 9999.
+    """
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None:
+        return found.replace(tzinfo=UTC)
+    try:
+        return found.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError(f"{text} is outside of the years 1 to 9999") from error
+
+
+def parse_duration(text: str) -> float:
+    """Read a duration such as `5m`, `1h30m` or `1.5d`; return seconds.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"{text!r} is no duration such as 30s, 10m, 2h or 1d")
+    return sum(float(number) * UNITS[unit] for number, unit in _TERM.findall(text))
 
 
 def duration(seconds: float) -> str:
@@ -14,6 +53,4 @@ def duration(seconds: float) -> str:
 
 def faster(text: str, time_scale: float) -> str:
     """Divide a written duration such as `5m` or `1h30m` by the time scale."""
-    if time_scale == 1:
-        return text
-    return duration(sum(int(n) * UNITS[unit] for n, unit in re.findall(r"(\d+)([a-z]+)", text)) / time_scale)
+    return text if time_scale == 1 else duration(parse_duration(text) / time_scale)

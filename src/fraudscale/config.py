@@ -5,6 +5,7 @@ environment. Names in the environment are the field names in capitals.
 """
 
 import re
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -12,11 +13,22 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fraudscale.web import clients as limits
+from fraudscale.errors import InputError
+
+Network = IPv4Network | IPv6Network
 
 
-class SettingsError(Exception):
+class SettingsError(InputError):
     """A setting has a value that it may not have; the message names it and says what it may be."""
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Read a list such as `127.0.0.1,10.0.0.0/8`; empty for none.
+
+    Raises:
+        ValueError: one of them is no address and no network.
+    """
+    return tuple(ip_network(item.strip()) for item in text.split(",") if item.strip())
 
 
 def _http_url(value: str) -> str:
@@ -66,7 +78,7 @@ def _mail_addresses(value: str) -> str:
 
 def _networks(value: str) -> str:
     try:
-        limits.networks(value)
+        networks(value)
     except ValueError as error:
         raise ValueError(f"{error}; must be ADDRESS[/BITS][,…], such as 127.0.0.1,10.0.0.0/8") from error
     return value

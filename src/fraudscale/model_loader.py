@@ -29,6 +29,7 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 
 from fraudscale.config import ModelSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring.model import (
     MANIFEST,
@@ -59,19 +60,19 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _VERSION: Final = re.compile(r"[0-9]{1,18}")
 
 
-class CopyUnusable(Exception):
+class CopyUnusable(FraudscaleError):
     """There is no intact local copy of an artifact."""
 
 
-class FetchFailed(Exception):
+class FetchFailed(FraudscaleError):
     """The registry's artifact did not become a verified local copy."""
 
 
-class PinInvalid(Exception):
+class PinInvalid(FraudscaleError):
     """The pin names no model that can be found."""
 
 
-class NoModelFound(Exception):
+class NoModelFound(FraudscaleError):
     """The registry gives no answer, and no local copy served before."""
 
 

@@ -15,13 +15,15 @@ from fraudscale.config import (
     ReplicaSettings,
     SettingsError,
     TracingSettings,
+    networks,
 )
 from fraudscale.registry.fetch import default_loader
+from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.telemetry import logs, spans
 from fraudscale.web.app import App, Front, Passes
 from fraudscale.web.bodies import Bodies
-from fraudscale.web.clients import Clients, networks
+from fraudscale.web.clients import Clients
 
 
 def run(
@@ -41,7 +43,7 @@ def run(
     model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
     trace_metrics = metrics.TraceMetrics()
     registry = metrics.registry(replica.cpu_request_millicores, model_metrics, http_metrics, trace_metrics)
-    scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "serve"), replica.replica_id)
+    scorer = Scorer(model_metrics, PredictionLog(log_settings, "serve"), replica.replica_id)
     passes = Passes(scorer, model_metrics, http.max_in_flight)
     clients = Clients(networks(http.trusted_proxies), networks(http.trusted_clients))
     bodies = Bodies(http, clients)

@@ -15,15 +15,15 @@ from prometheus_client import CollectorRegistry
 
 from fraudscale import metrics
 from fraudscale.api import create_api
-from fraudscale.config import HttpSettings, LogSettings
+from fraudscale.config import HttpSettings, LogSettings, networks
 from fraudscale.scoring import model
+from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.serve import Server, Stop
-from fraudscale.telemetry import logs
 from fraudscale.telemetry.tracing import Tracer
 from fraudscale.web.app import TELL_SECONDS, UNLIMITED, Front, Passes
 from fraudscale.web.bodies import Bodies
-from fraudscale.web.clients import Clients, networks
+from fraudscale.web.clients import Clients
 
 GOOD = {
     "transaction_id": "tx-1",
@@ -91,7 +91,7 @@ def start():
         log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[logged])
         model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
         registry = metrics.registry(100, model_metrics, http_metrics)
-        scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "test"), "replica-1")
+        scorer = Scorer(model_metrics, PredictionLog(log_settings, "test"), "replica-1")
         passes = Passes(scorer, model_metrics, http_settings.max_in_flight)
         clients = Clients(networks(http_settings.trusted_proxies), networks(http_settings.trusted_clients))
         bodies = Bodies(http_settings, clients)

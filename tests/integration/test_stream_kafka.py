@@ -31,8 +31,8 @@ from fraudscale.kafka.worker import LagReporter, Stream
 from fraudscale.metrics import KafkaMetrics, ModelMetrics, TraceMetrics
 from fraudscale.model_loader import store, write_pointer
 from fraudscale.scoring.model import ENGINE_FILE, GOLDEN_FILE, MANIFEST, Version, build
+from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
-from fraudscale.telemetry.logs import PredictionLog
 from fraudscale.telemetry.otlp import Otlp
 from fraudscale.telemetry.tracing import Record, Tracer
 from sinks import serving
@@ -478,7 +478,7 @@ def process(settings, kafka, make_artifact, folder, patch: str = "") -> Iterator
     store(cache, cache / "draft", version)
     write_pointer(cache, version)
     code = (
-        "import sys; from fraudscale.config import *; from fraudscale.stream import run;"
+        "import sys; from fraudscale.config import *; from fraudscale.kafka.worker import run;"
         "sys.exit(run(ReplicaSettings(), MetricsSettings(), ModelSettings(), KafkaSettings(), LogSettings(),"
         "TracingSettings()))"
     )

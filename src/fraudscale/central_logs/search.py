@@ -11,6 +11,7 @@ import msgspec
 
 from fraudscale.central_logs.fields import DEAD_LOGS, LOGS
 from fraudscale.central_logs.store import Store
+from fraudscale.errors import InputError
 
 LIMIT: Final = 1000
 MOST: Final = 10_000
@@ -22,7 +23,7 @@ Line = dict[str, Any]
 """A decoded line; `log` says where it was read: `file`, and `offset` in bytes."""
 
 
-class BadQuery(Exception):
+class BadQuery(InputError):
     """An option has a value that it may not have."""
 
 

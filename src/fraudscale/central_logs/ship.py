@@ -25,6 +25,7 @@ from fraudscale.central_logs.store import (
     open_store,
 )
 from fraudscale.config import CentralLogSettings, LogSettings, MetricsSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.metrics import LogShippingMetrics, process_registry
 from fraudscale.telemetry import logs
 from fraudscale.telemetry.logs import Logger, Seldom
@@ -53,7 +54,7 @@ DONE: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED})
 T = TypeVar("T")
 
 
-class Stopping(Exception):
+class Stopping(FraudscaleError):
     """A signal came while something was tried again and again."""
 
 

@@ -14,16 +14,17 @@ import msgspec
 from fraudscale.central_logs.documents import Document
 from fraudscale.central_logs.fields import DEAD_LOGS, LIFECYCLE, LOGS
 from fraudscale.config import CentralLogSettings
+from fraudscale.errors import FraudscaleError
 
 TIMEOUT_SECONDS: Final = 30.0
 _TYPES: Final = {"json": "application/json", "lines": "application/x-ndjson"}
 
 
-class StoreUnavailable(Exception):
+class StoreUnavailable(FraudscaleError):
     """It doesn't answer, or can't work now; the same again later is right."""
 
 
-class StoreRefused(Exception):
+class StoreRefused(FraudscaleError):
     """It says that the request is wrong."""
 
     def __init__(self, status: int, message: str) -> None:

@@ -7,6 +7,8 @@ from threading import BoundedSemaphore
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from fraudscale.errors import FraudscaleError
+
 ANSWER_BYTES: Final = 8 * 1024 * 1024
 TIMEOUT_SECONDS: Final = 10.0
 AT_ONCE: Final = 8
@@ -18,7 +20,7 @@ READS: Final = re.compile(
 FORM: Final = "application/x-www-form-urlencoded"
 
 
-class Refused(Exception):
+class Refused(FraudscaleError):
     """Prometheus gave no answer that can be passed on; with the HTTP status to say so."""
 
     def __init__(self, status: int, reason: str) -> None:

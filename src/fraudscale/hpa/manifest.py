@@ -5,6 +5,7 @@ from typing import Any, Final, Self, TypeVar, cast
 
 import yaml
 
+from fraudscale.errors import InputError
 from fraudscale.hpa.quantity import approximate, milli
 from fraudscale.hpa.spec import (
     DEFAULT_DOWN,
@@ -52,7 +53,7 @@ _TARGETS: Final = {
 _OPERATORS: Final = ("In", "NotIn", "Exists", "DoesNotExist")
 
 
-class ManifestError(Exception):
+class ManifestError(InputError):
     """A manifest can't be used: `file`, `path` (of the field, or the place in the text) and `reason` say why."""
 
     def __init__(self, file: str, path: str, reason: str) -> None:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.hpa.spec import Controller
 
 Phase = Literal["Pending", "Running", "Succeeded", "Failed", "Unknown"]
@@ -13,7 +14,7 @@ Ready = Literal["True", "False", "Unknown"]
 PodClass = Literal["ready", "unready", "missing", "ignored", "unlisted"]
 
 
-class MetricError(Exception):
+class MetricError(FraudscaleError):
     """A metric gives no number of replicas; the text is Kubernetes' own."""
 
 

@@ -9,6 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient
 
 from fraudscale.config import KafkaSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.telemetry.logs import Logger, Seldom
 
 ASK_SECONDS: Final = 3.0
@@ -23,11 +24,11 @@ MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 """Far above a broker's default of 1 MiB: an output is a record of any allowed size, and some fields or headers more."""
 
 
-class BrokerUnavailable(Exception):
+class BrokerUnavailable(FraudscaleError):
     """No broker answered in time; it is asked again."""
 
 
-class NotDelivered(Exception):
+class NotDelivered(FraudscaleError):
     """A batch was not committed, as far as we know: we go on where the broker says that the group is."""
 
 

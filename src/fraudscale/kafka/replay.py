@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from fraudscale.config import KafkaSettings
+from fraudscale.errors import FraudscaleError, InputError
 from fraudscale.kafka.headers import (
     ERROR_DETAIL,
     ERROR_FIELD,
@@ -41,11 +42,11 @@ LONGEST_METADATA: Final = 4096
 """Characters that a broker keeps with an offset, by default."""
 
 
-class BadRequest(Exception):
+class BadRequest(InputError):
     """The replay that was asked for makes no sense; the message names the option."""
 
 
-class PositionFull(Exception):
+class PositionFull(FraudscaleError):
     """Filters picked so many single letters that their offsets no longer fit what a broker keeps for a group."""
 
 

@@ -23,6 +23,7 @@ from fraudscale.config import (
     ReplicaSettings,
     TracingSettings,
 )
+from fraudscale.errors import FraudscaleError
 from fraudscale.kafka.batch_trace import BatchSpans, Recorded, headers_of, traces_of
 from fraudscale.kafka.client import MAX_RECORD_BYTES, Link, NotDelivered
 from fraudscale.kafka.headers import (
@@ -42,6 +43,7 @@ from fraudscale.kafka.watermarks import Watermarks
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
 from fraudscale.registry.fetch import default_loader
 from fraudscale.scoring.codec import InvalidTransaction, decode_each, decode_transaction, encode_scored
+from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.records import Scores, Transaction
 from fraudscale.scoring.scorer import PredictionFailed, Scorer
 from fraudscale.telemetry import logs, spans
@@ -83,7 +85,7 @@ class Score(Protocol):
     ) -> Scores: ...
 
 
-class ModelBroken(Exception):
+class ModelBroken(FraudscaleError):
     """The model fails on an ordinary transaction too: the records are not to blame."""
 
 
@@ -450,7 +452,7 @@ def run(
     )
     trace_metrics = metrics.TraceMetrics()
     registry = metrics.registry(replica.cpu_request_millicores, model_metrics, kafka_metrics, trace_metrics)
-    scorer = Scorer(model_metrics, logs.PredictionLog(log_settings, "stream"), replica.replica_id)
+    scorer = Scorer(model_metrics, PredictionLog(log_settings, "stream"), replica.replica_id)
     server = OpsServer(ops, registry, lambda: "no model was loaded yet" if scorer.lineup is None else None)
     loader = default_loader(model, model_metrics, scorer.install, log)
     link = Link(kafka.kafka_bootstrap_servers, log)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.load.measure import Item, Items, Measures, Stop
 
 SWEEP_SECONDS: Final = 0.05
@@ -26,7 +27,7 @@ LAST_ANSWERS_SECONDS: Final = 2.0
 """What unanswered requests get after Ctrl-C."""
 
 
-class Unreachable(Exception):
+class Unreachable(FraudscaleError):
     """Nothing answers where the load should go."""
 
 

@@ -17,6 +17,7 @@ import msgspec
 import uvloop
 
 from fraudscale.config import KafkaSettings
+from fraudscale.errors import InputError
 from fraudscale.load import report as reporting
 from fraudscale.load.history import history
 from fraudscale.load.measure import Item, Items, Measures, Stop
@@ -33,7 +34,7 @@ MAX_SECONDS: Final = 30 * 86400.0
 PICTURES: Final = (".png", ".svg")
 
 
-class BadOrder(Exception):
+class BadOrder(InputError):
     """The order can't be carried out as it stands; the message says what to change."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
+from fraudscale.errors import InputError
 from fraudscale.load.shapes import Floats, Recorded
 from fraudscale.scoring import codec
 from fraudscale.scoring.records import Transaction
@@ -20,7 +21,7 @@ _AHEAD: Final = 100
 """Drawn at a time: one by one costs ten times as much, and many more would hold up the sends."""
 
 
-class BadRecording(Exception):
+class BadRecording(InputError):
     """The file can't be replayed; the message says which row and why."""
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fraudscale.alerting import alertmanager, rules
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.hpa import ManifestError
 from fraudscale.local.components import blueprint as components
 from fraudscale.local.components.blueprint import Blueprint
@@ -38,7 +39,7 @@ EXAMPLE: Final = Transaction("tx-1", 949.9, "electronics", 3, 6, 23, 1200.0)
 """What the banner and the README let a person try."""
 
 
-class CannotStart(Exception):
+class CannotStart(FraudscaleError):
     """Something is missing on this machine; the message says what, and how to get it."""
 
 

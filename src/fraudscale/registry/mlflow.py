@@ -19,6 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from pydantic import SecretStr
 
 from fraudscale.config import ModelSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.scoring.features import Rows
 from fraudscale.scoring.model import ENGINE_FILE, MANIFEST, Version, digest_of
 
@@ -32,11 +33,11 @@ TIMEOUT_SECONDS: Final = 3.0
 """For each step of a call: connecting, and each wait for bytes."""
 
 
-class RegistryUnavailable(Exception):
+class RegistryUnavailable(FraudscaleError):
     """The registry gives no usable answer now; asking again later may help."""
 
 
-class ModelUnknown(Exception):
+class ModelUnknown(FraudscaleError):
     """The registry answers, and has no such model or version."""
 
 

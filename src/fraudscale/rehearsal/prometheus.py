@@ -8,6 +8,7 @@ from urllib.parse import urlencode, urlsplit
 import msgspec
 from msgspec import Meta
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.rehearsal.trace import Segment, Setup, Trace, TraceError, of_load
 
 ASK_SECONDS: Final = 30.0
@@ -22,7 +23,7 @@ MEMORY: Final = f'sum(process_resident_memory_bytes{{job="ml-model"}}) / 1048576
 """MiB of a replica."""
 
 
-class PrometheusUnavailable(Exception):
+class PrometheusUnavailable(FraudscaleError):
     """Prometheus did not answer the question; the message says why."""
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from fraudscale.errors import InputError
 from fraudscale.rehearsal import prometheus, report, shapes, trace
 from fraudscale.rehearsal.queueing import Felt, Service, feel
 from fraudscale.rehearsal.rehearse import Rehearsal, read_hpa, rehearse
@@ -34,7 +35,7 @@ class Order:
     """Limit for the 95th percentile under which the fewest pod-hours are searched."""
 
 
-class OrderError(Exception):
+class OrderError(InputError):
     """The options contradict each other, or name a picture that can't be written."""
 
 

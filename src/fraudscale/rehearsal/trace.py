@@ -9,6 +9,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from fraudscale.errors import InputError
+
 MAX_TICKS: Final = 1_000_000
 """More than five months at 15 s: beyond it a unit was mistaken, most likely milliseconds for seconds."""
 SYNC_PERIOD_S: Final = 15.0
@@ -18,7 +20,7 @@ Amount = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
 
 
-class TraceError(Exception):
+class TraceError(InputError):
     """A trace that can't be rehearsed: the file, the path inside it, and the reason."""
 
     def __init__(self, file: str, path: str, reason: str) -> None:

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.scoring.records import (
     Prediction,
     PredictionBatch,
@@ -16,7 +17,7 @@ from fraudscale.scoring.records import (
 )
 
 
-class InvalidTransaction(Exception):
+class InvalidTransaction(FraudscaleError):
     """The bytes are not a transaction: `field` (a JSON path, "" for the whole body) and `reason` say why."""
 
     def __init__(self, field: str, reason: str) -> None:

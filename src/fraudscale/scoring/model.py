@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.scoring.features import FEATURES, Featurizer, Rows
 from fraudscale.scoring.records import Transaction
 
@@ -36,7 +37,7 @@ Engine = Callable[[Rows], npt.NDArray[np.float32]]
 """Rows of shape (n, features) → probabilities of shape (n,)."""
 
 
-class ModelRejected(Exception):
+class ModelRejected(FraudscaleError):
     """An artifact must not be served: damaged, of another format, or not equal to the model that was trained."""
 
 

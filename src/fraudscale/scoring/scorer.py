@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring.model import Model
+from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.records import Scores, Transaction
-from fraudscale.telemetry.logs import PredictionLog
 from fraudscale.telemetry.tracing import NO_TRACES, Trace
 
 
-class NoModel(Exception):
+class NoModel(FraudscaleError):
     """No model was ever loaded; there is nothing to score with."""
 
 
-class PredictionFailed(Exception):
+class PredictionFailed(FraudscaleError):
     """The model raised while scoring valid transactions."""
 
 

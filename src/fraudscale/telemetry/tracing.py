@@ -11,7 +11,7 @@ from random import Random
 from types import MappingProxyType
 from typing import Final, Literal, NamedTuple
 
-from fraudscale.web.clients import Buckets
+from fraudscale.token_bucket import TokenBuckets
 
 VERSION_00: Final = 55
 """Bytes of a `traceparent`; later versions may have more."""
@@ -140,7 +140,9 @@ class Tracer:
         # Of the lower half of an id, as in OpenTelemetry's TraceIdRatioBased.
         self._below = round(ratio * 2**64) if record else 0
         self._bucket = (
-            Buckets(callers_per_second, max(1, int(callers_per_second)), 1) if callers_per_second else None
+            TokenBuckets(callers_per_second, max(1, int(callers_per_second)), 1)
+            if callers_per_second
+            else None
         )
         self._record = record
         self._random = random

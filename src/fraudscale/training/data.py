@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from fraudscale.errors import InputError
 from fraudscale.scoring.records import CATEGORIES, Transaction
 from fraudscale.synthetic import FOUR_WEEKS, Population
 
@@ -32,7 +33,7 @@ Progress = Callable[[str, float], None]
 """Called with the name of a step and the share of it that is done, 0 to 1."""
 
 
-class DataError(Exception):
+class DataError(InputError):
     """Data that can't be trained on; the message says the file, the place, and what is wrong."""
 
 

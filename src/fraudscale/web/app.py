@@ -18,8 +18,9 @@ from fraudscale.scoring.records import Prediction, Transaction
 from fraudscale.scoring.scorer import PredictionFailed, Scorer
 from fraudscale.telemetry.logs import Logger
 from fraudscale.telemetry.tracing import Trace, Tracer, Value
+from fraudscale.token_bucket import TokenBuckets
 from fraudscale.web.bodies import Bodies, ClientGone, Message, Receive, Scope, peer_of
-from fraudscale.web.clients import Buckets, Clients
+from fraudscale.web.clients import Clients
 from fraudscale.web.problems import CONTENT_TYPE, Overloaded, Problem, RateExceeded, problem_of
 
 Send = Callable[[Message], Awaitable[None]]
@@ -160,7 +161,7 @@ class Front:
         self._bodies = bodies
         self._clients = clients
         self._rate = settings.rate_limit_per_second
-        self._buckets = Buckets(self._rate, settings.rate_limit_burst, settings.rate_limit_clients)
+        self._buckets = TokenBuckets(self._rate, settings.rate_limit_burst, settings.rate_limit_clients)
         self._refused, self._told_at = 0, -TELL_SECONDS
         self._log = log
         self._tracer = tracer

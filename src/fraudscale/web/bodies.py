@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from typing import Any, Final
 
 from fraudscale.config import HttpSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.web.clients import Clients
 from fraudscale.web.problems import (
     BodyTimeout,
@@ -31,7 +32,7 @@ READ_ON: Final = 8
 """How many times the largest allowed body is read of a longer one before the connection is closed on it."""
 
 
-class ClientGone(Exception):
+class ClientGone(FraudscaleError):
     """The client closed the connection; nobody waits for the answer."""
 
 

@@ -1,12 +1,14 @@
-"""Who asks, and how often they may: a client's address behind proxies, and a token bucket for each client.
+"""Who asks: a client's address behind proxies.
 
-Pure: `now` is an argument, the addresses come from the request. Both are on the way of every request, so they are cheap.
+It is on the way of every request, so it is cheap.
 """
 
 from collections.abc import Iterable
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
+
+from fraudscale.config import Network
 
 HOPS: Final = 16
 """Proxies in a row that are followed back to the client."""
@@ -14,57 +16,6 @@ LONGEST_ADDRESS: Final = 64
 """Characters; what is longer is no address, and must not fill the cache."""
 KNOWN_ADDRESSES: Final = 8192
 """Kept with what they are: to find it out costs 10 µs, to look it up a tenth of one."""
-ROUNDING_SECONDS: Final = 1e-6
-"""Far above the rounding of a sum of instants, far below the time between two tokens."""
-
-Network = IPv4Network | IPv6Network
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """Read a list such as `127.0.0.1,10.0.0.0/8`; empty for none.
-
-    Raises:
-        ValueError: one of them is no address and no network.
-    """
-    return tuple(ip_network(item.strip()) for item in text.split(",") if item.strip())
-
-
-class Buckets:
-    """A token bucket for each client, the table of them bounded.
-
-    A bucket is one number: the instant at which it will be full again (the generic cell rate algorithm, ITU-T I.371).
-    In any window of `t` seconds a client gets at most `burst + rate * t` tokens.
-    """
-
-    def __init__(self, rate: float, burst: int, most: int) -> None:
-        """Make the table.
-
-        Args:
-            rate: tokens a second that a bucket gains.
-            burst: tokens in a full one.
-            most: buckets kept; for one more the idlest is forgotten, which makes it full.
-        """
-        self._interval = 1 / rate
-        self._slack = (burst - 1) / rate + ROUNDING_SECONDS
-        self._most = most
-        self._full_at: dict[str, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._full_at)
-
-    def take(self, client: str, now: float) -> float:
-        """Take a token: 0.0, or the seconds until there will be one; then nothing is taken."""
-        table = self._full_at
-        # Taken out and put in again at the end: so the dictionary is in the order of use. Who is refused is not idle either.
-        full_at = table.pop(client, now)
-        wait = full_at - now - self._slack
-        if wait > 0:
-            table[client] = full_at
-            return wait
-        table[client] = max(now, full_at) + self._interval
-        if len(table) > self._most:
-            del table[next(iter(table))]
-        return 0.0
 
 
 class Address(NamedTuple):

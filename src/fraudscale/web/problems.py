@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.scoring.codec import InvalidTransaction
 from fraudscale.scoring.scorer import NoModel, PredictionFailed
 
@@ -40,7 +41,7 @@ class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: list[FieldError] = []
 
 
-class Problem(Exception):
+class Problem(FraudscaleError):
     """An error answer."""
 
     def __init__(
@@ -58,7 +59,7 @@ class Problem(Exception):
         self.body = msgspec.json.encode(ProblemBody("about:blank", title, status, detail, list(errors)))
 
 
-class Refused(Exception):
+class Refused(FraudscaleError):
     """A request that the door does not take on."""
 
 

@@ -8,7 +8,8 @@ import pytest
 from rehearsals import CPU, MEMORY, NERVOUS, hpa, manifest, rehearsed
 from typer.testing import CliRunner
 
-from fraudscale.cli import Failed, app
+from fraudscale.cli import app
+from fraudscale.errors import InputError
 from fraudscale.rehearsal import report
 from fraudscale.rehearsal.queueing import Service, feel
 
@@ -34,7 +35,7 @@ def files(tmp_path):
 
 def run(*arguments):
     done = CliRunner().invoke(app, ["rehearse", *map(str, arguments)])
-    if isinstance(done.exception, Failed):
+    if isinstance(done.exception, InputError):
         raise done.exception
     assert done.exit_code == 0, done.output
     return done.output
@@ -203,17 +204,17 @@ def test_a_fleet_that_changes_often_still_fits_its_picture(files, tmp_path):
     ],
 )
 def test_wrong_options_are_the_users_input(files, options, message):
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(InputError) as caught:
         run("--hpa", files[0], *options)
     assert message in str(caught.value)
-    assert caught.value.code == 2
+    assert caught.value.exit_code == 2
 
 
 def test_a_picture_where_nothing_can_draw_says_what_to_install(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "fraudscale.rehearsal.picture", raising=False)
     monkeypatch.delattr("fraudscale.rehearsal.picture", raising=False)
-    with pytest.raises(Failed, match="needs matplotlib: install the group `train`"):
+    with pytest.raises(InputError, match="needs matplotlib: install the group `train`"):
         run("--hpa", files[0], "--trace", files[2], "--picture", "p.svg")
 
 
@@ -249,9 +250,9 @@ def test_a_bad_manifest_is_refused_in_one_line_with_its_file(files, tmp_path, ki
     path = tmp_path / "hpa.yaml"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(InputError) as caught:
         run("--hpa", path, "--trace", files[2])
-    assert caught.value.code == 2
+    assert caught.value.exit_code == 2
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -7,7 +7,8 @@ import yaml
 from rehearsals import OURS, hpa, manifest, rehearsed, trace
 from typer.testing import CliRunner
 
-from fraudscale.cli import Failed, app
+from fraudscale.cli import app
+from fraudscale.errors import InputError
 from fraudscale.hpa import read_manifest
 from fraudscale.rehearsal.queueing import Service, feel
 from fraudscale.rehearsal.report import summarise
@@ -130,6 +131,6 @@ def test_where_nothing_holds_the_exit_code_is_1(files):
 
 def test_one_manifest_is_varied_and_not_several(files):
     done = run(*files, "--hpa", files[1], "--suggest", "100")
-    assert isinstance(done.exception, Failed)
-    assert done.exception.code == 2
+    assert isinstance(done.exception, InputError)
+    assert done.exception.exit_code == 2
     assert "give one --hpa" in str(done.exception)

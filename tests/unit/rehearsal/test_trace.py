@@ -6,7 +6,8 @@ import pytest
 from rehearsals import manifest
 from typer.testing import CliRunner
 
-from fraudscale.cli import Failed, app
+from fraudscale.cli import app
+from fraudscale.errors import InputError
 from fraudscale.rehearsal import shapes
 from fraudscale.rehearsal.trace import Cost, Segment, Setup, TraceError, decode, read
 
@@ -213,8 +214,8 @@ def test_the_command_refuses_a_bad_trace_with_one_line_and_exit_code_2(tmp_path,
     requests = ["--cpu-request-m", "500", "--memory-request-mi", "512"] if name.endswith("csv") else []
     command = ["rehearse", "--hpa", str(tmp_path / "hpa.yaml"), "--trace", str(path), *requests]
     done = CliRunner().invoke(app, command)
-    assert isinstance(done.exception, Failed)
-    assert done.exception.code == 2
+    assert isinstance(done.exception, InputError)
+    assert done.exception.exit_code == 2
     assert str(done.exception).startswith(f"{path}: ")
     assert "\n" not in str(done.exception)
     assert done.output == ""

@@ -116,7 +116,7 @@ def test_a_pickled_golden_file_is_not_opened(artifact):
 
 def test_the_engine_uses_no_thread_beside_the_callers(artifact):
     code = (
-        "import os, pathlib; from fraudscale import model; p = pathlib.Path(os.sys.argv[1]);"
+        "import os, pathlib; from fraudscale.scoring import model; p = pathlib.Path(os.sys.argv[1]);"
         "before = len(os.listdir('/proc/self/task'));"
         "m = model.build((p / model.MANIFEST).read_bytes(), {n: (p / n).read_bytes() for n in model.SERVED_FILES},"
         " version='1', alias='a'); print(len(os.listdir('/proc/self/task')) - before)"

@@ -12,9 +12,9 @@ from prometheus_client import CollectorRegistry
 from fraudscale.config import LogSettings
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring import model
+from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.records import Transaction
 from fraudscale.scoring.scorer import NoModel, PredictionFailed, Scorer
-from fraudscale.telemetry.logs import PredictionLog
 from fraudscale.telemetry.tracing import Context, Trace
 
 UNSAMPLED = Trace(Context("a" * 32, "b" * 16, sampled=False))

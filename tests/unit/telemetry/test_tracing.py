@@ -194,8 +194,8 @@ def test_what_is_not_recorded_makes_no_span():
 
 def test_without_an_endpoint_opentelemetry_is_not_imported():
     code = (
-        "import sys, fraudscale.serve, fraudscale.stream\n"
-        "from fraudscale import spans\n"
+        "import sys, fraudscale.serve, fraudscale.kafka.worker\n"
+        "from fraudscale.telemetry import spans\n"
         "from fraudscale.config import TracingSettings\n"
         "settings = TracingSettings(otel_exporter_otlp_endpoint='http://x', otel_sdk_disabled=True)\n"
         "spans.start(settings, process='serve', replica_id='r', counts=None, log=None)\n"

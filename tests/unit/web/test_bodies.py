@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from fraudscale.config import HttpSettings
+from fraudscale.config import HttpSettings, networks
 from fraudscale.web import bodies
 from fraudscale.web.bodies import Bodies, ClientGone
-from fraudscale.web.clients import Clients, networks
+from fraudscale.web.clients import Clients
 from fraudscale.web.problems import BodyTimeout, Overloaded, RateExceeded
 
 NEVER = 3600.0

@@ -4,13 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraudscale.web.clients import HOPS, Buckets, Clients, networks
+from fraudscale.config import networks
+from fraudscale.token_bucket import TokenBuckets
+from fraudscale.web.clients import HOPS, Clients
 
 FORWARDED = b"x-forwarded-for"
 
 
 def test_a_full_bucket_holds_the_burst_and_gains_the_rate():
-    buckets = Buckets(rate=50, burst=100, most=10)
+    buckets = TokenBuckets(rate=50, burst=100, most=10)
     assert sum(buckets.take("a", 1e6) == 0 for _ in range(200)) == 100
     assert buckets.take("a", 1e6) == pytest.approx(0.02, abs=1e-5)
     assert sum(buckets.take("a", 1e6 + 1) == 0 for _ in range(200)) == 50
@@ -18,7 +20,7 @@ def test_a_full_bucket_holds_the_burst_and_gains_the_rate():
 
 
 def test_the_wait_that_is_told_is_enough_and_not_too_long():
-    buckets = Buckets(rate=10, burst=3, most=10)
+    buckets = TokenBuckets(rate=10, burst=3, most=10)
     for _ in range(3):
         assert buckets.take("a", 0.0) == 0
     wait = buckets.take("a", 0.0)
@@ -27,7 +29,7 @@ def test_the_wait_that_is_told_is_enough_and_not_too_long():
 
 
 def test_one_client_does_not_empty_the_bucket_of_another():
-    buckets = Buckets(rate=1, burst=1, most=10)
+    buckets = TokenBuckets(rate=1, burst=1, most=10)
     assert (buckets.take("a", 0.0), buckets.take("b", 0.0)) == (0, 0)
     assert buckets.take("a", 0.5) > 0
     assert buckets.take("b", 0.5) > 0
@@ -40,7 +42,7 @@ gaps = st.lists(
 
 @given(rate=st.floats(0.01, 1000), burst=st.integers(1, 50), start=st.floats(0, 1e7), gaps=gaps)
 def test_in_no_window_a_client_gets_more_than_burst_and_rate(rate, burst, start, gaps):
-    buckets = Buckets(rate, burst, most=2)
+    buckets = TokenBuckets(rate, burst, most=2)
     now, taken = start, []
     for gap in gaps:
         now += gap
@@ -53,7 +55,7 @@ def test_in_no_window_a_client_gets_more_than_burst_and_rate(rate, burst, start,
 
 @given(rate=st.floats(0.01, 1000), burst=st.integers(1, 50), gaps=gaps)
 def test_who_keeps_to_the_rate_is_never_refused(rate, burst, gaps):
-    buckets = Buckets(rate, burst, most=2)
+    buckets = TokenBuckets(rate, burst, most=2)
     now = 0.0
     for gap in gaps:
         now += gap + 1 / rate
@@ -62,7 +64,7 @@ def test_who_keeps_to_the_rate_is_never_refused(rate, burst, gaps):
 
 @given(clients=st.lists(st.integers(0, 30), max_size=300), most=st.integers(1, 20))
 def test_the_table_is_bounded_and_forgets_the_idlest(clients, most):
-    buckets = Buckets(rate=0.001, burst=1, most=most)
+    buckets = TokenBuckets(rate=0.001, burst=1, most=most)
     latest: dict[int, None] = {}
     for now, client in enumerate(clients):
         remembered = client in list(latest)[-most:]

@@ -24,6 +24,7 @@ from fraudscale.config import (
     LocalSettings,
     ModelSettings,
     SettingsError,
+    networks,
 )
 from fraudscale.dashboard import grafana as dashboard
 from fraudscale.dashboard import limits
@@ -34,7 +35,6 @@ from fraudscale.local.scaling import manifests
 from fraudscale.local.scaling import scale_file as wish
 from fraudscale.local.supervisor.part import Part
 from fraudscale.web.bodies import READ_ON
-from fraudscale.web.clients import networks
 from fraudscale.web.problems import Problem
 
 ASK_SECONDS: Final = 1.5

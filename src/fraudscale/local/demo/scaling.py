@@ -19,6 +19,7 @@ import msgspec
 from rich.console import Console
 
 from fraudscale.config import LocalSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.hpa import Hpa
 from fraudscale.load.history import Points, series
 from fraudscale.load.report import Report
@@ -55,7 +56,7 @@ STOP_SECONDS: Final = 60.0
 LOOK_SECONDS: Final = 0.2
 
 
-class DemoFailed(Exception):
+class DemoFailed(FraudscaleError):
     """The demonstration could not be carried out; the message says why."""
 
 

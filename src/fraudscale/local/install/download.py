@@ -28,6 +28,7 @@ from typing import Final
 from urllib.error import HTTPError
 
 from fraudscale.config import KafkaMode, LocalSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.local.components import grafana
 from fraudscale.local.components.grafana import Grafana
 
@@ -46,7 +47,7 @@ Say = Callable[[str], None]
 """Takes one line for the person who waits."""
 
 
-class MissingComponent(Exception):
+class MissingComponent(FraudscaleError):
     """Something that the platform needs is neither here nor to be had; the message says what to do."""
 
     def __init__(self, name: str, remedy: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final, Self
 import psutil
 
 from fraudscale.config import KafkaMode, LogStore
+from fraudscale.errors import FraudscaleError
 
 HOST: Final = "127.0.0.1"
 MIN_REPLICAS: Final = 4
@@ -105,7 +106,7 @@ class Taken:
         return f"port {self.port} ({self.name}) is held by {self.holder}"
 
 
-class PortsTaken(Exception):
+class PortsTaken(FraudscaleError):
     """Ports that we need are in use."""
 
     def __init__(self, taken: list[Taken]) -> None:

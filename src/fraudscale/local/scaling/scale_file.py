@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.local.install.ports import MAX_REPLICAS, MIN_REPLICAS
 
 Replicas = Annotated[int, msgspec.Meta(ge=MIN_REPLICAS, le=MAX_REPLICAS)]
@@ -15,7 +16,7 @@ Replicas = Annotated[int, msgspec.Meta(ge=MIN_REPLICAS, le=MAX_REPLICAS)]
 _NEVER: Final = (0, 0, 0)
 
 
-class WishRefused(Exception):
+class WishRefused(FraudscaleError):
     """The file is no wish for this run; the message says why."""
 
 

@@ -16,6 +16,7 @@ from typing import Final, Self
 import msgspec
 import psutil
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.local.supervisor.supervise import Slot, State
 
 CLOCK_SECONDS: Final = 2.0
@@ -92,7 +93,7 @@ class Status(msgspec.Struct, frozen=True):
         return next((c.address for c in self.components if c.name == "haproxy"), "")
 
 
-class AlreadyRuns(Exception):
+class AlreadyRuns(FraudscaleError):
     """Another supervisor holds this home folder; the message says which, since when and where it answers."""
 
 

@@ -28,7 +28,7 @@ from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.install.download import KafkaTools, OpenSearchTools, Tools
 from fraudscale.local.install.ports import MIN_REPLICAS, Ports
 from fraudscale.local.scaling import scale_file as wish
-from fraudscale.web import clients as limits
+from fraudscale.token_bucket import TokenBuckets
 from fraudscale.web.problems import ProblemBody
 
 TOOLS = Tools(
@@ -354,7 +354,7 @@ def test_the_balancer_refuses_nobody_whom_a_bucket_lets_through(start, gaps):
     most = [int(n) for n in re.findall(r"!probe \{ sc0_gpc[01]_rate gt (\d+) \}", cfg)]
     assert (len(windows), len(most)) == (2, 2)
     counters = [SlidingCounter(seconds) for seconds in windows]
-    bucket, now = limits.Buckets(10, 8, 1), start
+    bucket, now = TokenBuckets(10, 8, 1), start
     for gap in gaps:
         now += gap
         while bucket.take("a", now) == 0:  # as fast as the bucket allows

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import structs
-from test_retrace import ROOT, SCALING, UP_AND_DOWN, run_of, syncs_of
+from test_comparison import ROOT, SCALING, UP_AND_DOWN, run_of, syncs_of
 
 from fraudscale.config import LocalSettings
 from fraudscale.load.history import Points

@@ -1,0 +1,64 @@
+"""How each of our processes learns that it should stop.
+
+A signal handler runs between two instructions of the main thread, which may hold the very lock that the handler wants:
+`Event.set` in a handler deadlocks now and then (python/cpython#85772). So the handler only puts the signal's number into
+a queue that is made for it, and a thread does the rest.
+"""
+
+import signal
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Event, Thread
+from types import FrameType, TracebackType
+from typing import Any, Final, Self
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopSignals:
+    """While in force: the first SIGTERM or SIGINT sets `stop`, each later one calls `again`; both in a thread."""
+
+    def __init__(
+        self,
+        on_first: Callable[[], None] = lambda: None,
+        again: Callable[[int], None] = lambda _: None,
+        signals: tuple[signal.Signals, ...] = SIGNALS,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            on_first: called at the first signal, before `stop` is set.
+            again: called with the signal's number at each one after it.
+            signals: that ask for a stop.
+        """
+        self.stop: Final = Event()
+        self._on_first = on_first
+        self._again = again
+        self._signals = signals
+        self._seen: SimpleQueue[int | None] = SimpleQueue()
+        self._before: dict[signal.Signals, Any] = {}
+        self._thread = Thread(target=self._heed, name="stop-signals", daemon=True)
+
+    def __enter__(self) -> Self:
+        for which in self._signals:
+            self._before[which] = signal.signal(which, self._note)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+        self._seen.put(None)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self._seen.put(number)  # reentrant, as its documentation promises
+
+    def _heed(self) -> None:
+        while (number := self._seen.get()) is not None:
+            if self.stop.is_set():
+                self._again(number)
+            else:
+                self._on_first()
+                self.stop.set()
