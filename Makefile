@@ -44,6 +44,7 @@ check: sync ## Formatting, lint, types, layers, coverage of hpa, and that lock a
 	$(run)ruff check
 	$(run)mypy
 	$(run)lint-imports --no-cache
+	$(run)python scripts/check_structure.py
 	$(run)pytest tests/unit/hpa -q --cov=fraudscale.hpa --cov-branch --cov-fail-under=100 --cov-report=term:skip-covered
 	$(uv) lock --check
 	$(run)python scripts/generate.py --check
