@@ -21,8 +21,8 @@ from fraudscale.scoring.codec import (
 )
 from fraudscale.scoring.records import Prediction, PredictionBatch, Transaction, TransactionBatch
 from fraudscale.scoring.scorer import Lineup, NoModel, Scorer
-from fraudscale.web.app import Passes
 from fraudscale.web.bodies import Bodies
+from fraudscale.web.micro_batcher import MicroBatcher
 from fraudscale.web.problems import CONTENT_TYPE, Problem, ProblemBody, Refused, problem_of
 
 _SCHEMAS = "#/components/schemas/"
@@ -30,7 +30,7 @@ _SCHEMAS = "#/components/schemas/"
 
 def create_api(
     scorer: Scorer,
-    passes: Passes,
+    micro_batcher: MicroBatcher,
     model_metrics: ModelMetrics,
     registry: CollectorRegistry,
     bodies: Bodies,
@@ -41,7 +41,7 @@ def create_api(
 
     Args:
         scorer: its lineup tells whether the replica is ready, and what `/model` says.
-        passes: where both `/predict` routes have their transactions scored.
+        micro_batcher: where both `/predict` routes have their transactions scored.
         model_metrics: counts input that is no transaction.
         registry: what `/metrics` shows.
         bodies: reads them, within limits.
@@ -50,7 +50,7 @@ def create_api(
     app = FastAPI(title="fraudscale", version=__version__, description="Fraud scores for card transactions.")
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _answer_errors(app, model_metrics)
-    _add_scoring(app, passes, bodies)
+    _add_scoring(app, micro_batcher, bodies)
     _add_state(app, scorer, draining)
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
@@ -61,12 +61,12 @@ def create_api(
     return app
 
 
-def _add_scoring(app: FastAPI, passes: Passes, bodies: Bodies) -> None:
+def _add_scoring(app: FastAPI, micro_batcher: MicroBatcher, bodies: Bodies) -> None:
     @app.post("/predict", summary="Score one transaction", openapi_extra=_operation(Transaction, Prediction))
     async def predict(request: Request) -> Response:
         started = perf_counter()
         transaction = decode_transaction(await bodies.read_json(request.scope, request.receive))
-        prediction = await passes.submit(transaction, started, request.scope.get("trace"))
+        prediction = await micro_batcher.submit(transaction, started, request.scope.get("trace"))
         return Response(encode_prediction(prediction), media_type="application/json")
 
     @app.post(
@@ -79,7 +79,7 @@ def _add_scoring(app: FastAPI, passes: Passes, bodies: Bodies) -> None:
         transactions = decode_transactions(await bodies.read_json(request.scope, request.receive))
         if (trace := request.scope.get("trace")) is not None:
             trace.mark("decode", started, perf_counter())
-        predictions = await passes.score_batch(transactions, started, trace)
+        predictions = await micro_batcher.score_batch(transactions, started, trace)
         return Response(encode_predictions(predictions), media_type="application/json")
 
 

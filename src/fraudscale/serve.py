@@ -21,9 +21,10 @@ from fraudscale.registry.fetch import default_loader
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.telemetry import logs, spans
-from fraudscale.web.app import App, Front, Passes
+from fraudscale.web.app import App, Front
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
+from fraudscale.web.micro_batcher import MicroBatcher
 
 
 def run(
@@ -44,15 +45,15 @@ def run(
     trace_metrics = metrics.TraceMetrics()
     registry = metrics.registry(replica.cpu_request_millicores, model_metrics, http_metrics, trace_metrics)
     scorer = Scorer(model_metrics, PredictionLog(log_settings, "serve"), replica.replica_id)
-    passes = Passes(scorer, model_metrics, http.max_in_flight)
+    micro_batcher = MicroBatcher(scorer, model_metrics, http.max_in_flight)
     clients = Clients(networks(http.trusted_proxies), networks(http.trusted_clients))
     bodies = Bodies(http, clients)
     stop = Stop(replica.drain_seconds)
-    api = create_api(scorer, passes, model_metrics, registry, bodies, draining=lambda: stop.draining)
+    api = create_api(scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: stop.draining)
     tracing = spans.start(
         tracing_settings, process="serve", replica_id=replica.replica_id, counts=trace_metrics, log=log
     )
-    front = Front(api, passes, bodies, clients, http_metrics, model_metrics, http, log, tracing.tracer)
+    front = Front(api, micro_batcher, bodies, clients, http_metrics, model_metrics, http, log, tracing.tracer)
     loader = default_loader(model, model_metrics, scorer.install, log)
     server = Server(front, stop, replica.stop_timeout_seconds - tracing.close_seconds)
     loader.start()

@@ -21,9 +21,10 @@ from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.serve import Server, Stop
 from fraudscale.telemetry.tracing import Tracer
-from fraudscale.web.app import TELL_SECONDS, UNLIMITED, Front, Passes
+from fraudscale.web.app import TELL_SECONDS, UNLIMITED, Front
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
+from fraudscale.web.micro_batcher import MicroBatcher
 
 GOOD = {
     "transaction_id": "tx-1",
@@ -92,13 +93,17 @@ def start():
         model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
         registry = metrics.registry(100, model_metrics, http_metrics)
         scorer = Scorer(model_metrics, PredictionLog(log_settings, "test"), "replica-1")
-        passes = Passes(scorer, model_metrics, http_settings.max_in_flight)
+        micro_batcher = MicroBatcher(scorer, model_metrics, http_settings.max_in_flight)
         clients = Clients(networks(http_settings.trusted_proxies), networks(http_settings.trusted_clients))
         bodies = Bodies(http_settings, clients)
         stop = Stop(drain_seconds=0.3)
-        api = create_api(scorer, passes, model_metrics, registry, bodies, draining=lambda: stop.draining)
+        api = create_api(
+            scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: stop.draining
+        )
         tracer = Tracer(0, 50, None, random.Random(1))
-        front = Front(api, passes, bodies, clients, http_metrics, model_metrics, http_settings, log, tracer)
+        front = Front(
+            api, micro_batcher, bodies, clients, http_metrics, model_metrics, http_settings, log, tracer
+        )
         server = Server(front, stop, 5)
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -277,7 +282,7 @@ def _ask_twin(door, content):
     settings = HttpSettings(_env_file=None)
     api = create_api(
         door.scorer,
-        Passes(door.scorer, model_metrics, 10),
+        MicroBatcher(door.scorer, model_metrics, 10),
         model_metrics,
         metrics.registry(100),
         Bodies(settings, Clients((), ())),

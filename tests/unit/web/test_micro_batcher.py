@@ -8,7 +8,7 @@ import pytest
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring.scorer import PredictionFailed
 from fraudscale.telemetry.tracing import NO_TRACES
-from fraudscale.web.app import Passes
+from fraudscale.web.micro_batcher import MicroBatcher
 from fraudscale.web.problems import Overloaded
 
 
@@ -30,16 +30,16 @@ class Recording:
 
 
 @pytest.fixture
-def passes():
+def micro_batcher():
     def make(max_in_flight=256):
         scorer, metrics = Recording(), ModelMetrics()
-        return Passes(scorer, metrics, max_in_flight), scorer, metrics.active.labels()
+        return MicroBatcher(scorer, metrics, max_in_flight), scorer, metrics.active.labels()
 
     return make
 
 
-def test_the_single_transactions_of_a_turn_are_scored_in_one_pass(passes):
-    made, scorer, active = passes()
+def test_the_single_transactions_of_a_turn_are_scored_in_one_pass(micro_batcher):
+    made, scorer, active = micro_batcher()
 
     async def run():
         return await asyncio.gather(*(made.submit(i, 0.0) for i in range(5)))
@@ -49,8 +49,8 @@ def test_the_single_transactions_of_a_turn_are_scored_in_one_pass(passes):
     assert active.value == 0
 
 
-def test_a_transaction_that_breaks_the_model_fails_alone(passes):
-    made, scorer, active = passes()
+def test_a_transaction_that_breaks_the_model_fails_alone(micro_batcher):
+    made, scorer, active = micro_batcher()
 
     async def run():
         submitted = (made.submit(name, 0.0) for name in ("a", "poison", "b"))
@@ -62,8 +62,8 @@ def test_a_transaction_that_breaks_the_model_fails_alone(passes):
     assert active.value == 0
 
 
-def test_between_two_batches_single_transactions_are_scored(passes):
-    made, scorer, _ = passes()
+def test_between_two_batches_single_transactions_are_scored(micro_batcher):
+    made, scorer, _ = micro_batcher()
 
     async def single():
         await asyncio.sleep(0)
@@ -77,8 +77,8 @@ def test_between_two_batches_single_transactions_are_scored(passes):
     assert scorer.scored.index(["single"]) < scorer.scored.index([4])
 
 
-def test_waiting_requests_are_bounded_a_batch_counting_as_one(passes):
-    made, _, active = passes(max_in_flight=3)
+def test_waiting_requests_are_bounded_a_batch_counting_as_one(micro_batcher):
+    made, _, active = micro_batcher(max_in_flight=3)
 
     async def run():
         batches = [asyncio.create_task(made.score_batch([1, 2, 3], 0.0)) for _ in range(2)]
@@ -95,8 +95,8 @@ def test_waiting_requests_are_bounded_a_batch_counting_as_one(passes):
     assert active.value == 0
 
 
-def test_what_fails_leaves_its_place(passes):
-    made, _, active = passes(max_in_flight=1)
+def test_what_fails_leaves_its_place(micro_batcher):
+    made, _, active = micro_batcher(max_in_flight=1)
 
     async def run():
         for _ in range(3):
