@@ -49,10 +49,47 @@ def test_every_setting_says_what_it_means():
             assert field.description, name
 
 
-def test_links_between_pages_lead_somewhere():
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+PAGES = [ROOT / name for name in ("README.md", "CHANGELOG.md", "SECURITY.md")] + sorted(
+    (ROOT / "docs").rglob("*.md")
+)
+
+
+def links(page):
+    """Yield the file and the anchor ("" for none) of each link to a page or file of ours."""
+    text = re.sub(r"^ *```.*?^ *```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#\s]*)#?([^)]*)\)", text):
+        yield (page.parent / target).resolve() if target else page, anchor
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    for heading in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    for target, anchor in links(page):
+        assert target.exists(), target
+        assert not anchor or anchor in anchors(target), f"{target}#{anchor}"
+
+
+def test_every_page_is_reached_from_the_readme():
+    reached, ahead = set(), {ROOT / "README.md"}
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        ahead |= {target for target, _ in links(page) if target.suffix == ".md"} - reached
+    assert set(PAGES) - reached == set()
+
+
+def test_the_readme_says_how_much_there_is_to_read():
+    text = (ROOT / "README.md").read_text()
+    patterns = re.search(r"cat (.*) \| wc -l", text)[1].split()
+    said = int(re.search(r"about ([\d,]+) lines", text)[1].replace(",", ""))
+    files = [path for pattern in patterns for path in (ROOT / "src/fraudscale").glob(pattern)]
+    lines = sum(path.read_text().count("\n") for path in files)
+    assert abs(lines - said) < 0.1 * said, lines
 
 
 STARRED = {
