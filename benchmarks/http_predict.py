@@ -183,7 +183,7 @@ def summary(rounds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, fl
 
 def prepare_model(folder: Path) -> None:
     """Lay a trained model where a replica finds its last good copy."""
-    made = run.make(folder / "made", run.Order(), now=datetime.now(UTC), progress=lambda *_: None)
+    made = run.make(folder / "made", run.TrainingRequest(), now=datetime.now(UTC), progress=lambda *_: None)
     version = Version("1", "champion", made.digest)
     folder.joinpath("models").mkdir()
     shutil.move(made.artifact, folder / "models" / "new")

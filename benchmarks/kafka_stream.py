@@ -48,7 +48,7 @@ from fraudscale.local.install.download import kafka_tools  # noqa: E402
 from fraudscale.local.install.ports import Ports, claim_block  # noqa: E402
 from fraudscale.scoring.codec import encode_transaction  # noqa: E402
 from fraudscale.scoring.model import Model, build  # noqa: E402
-from fraudscale.synthetic import Population  # noqa: E402
+from fraudscale.synthetic import SyntheticTransactions  # noqa: E402
 
 RATE_FLOOR = 0.8
 """Least share of the bare loop's rate that `stream` must reach when behind."""
@@ -197,7 +197,7 @@ def load_model(models: Path) -> Model:
 
 def values() -> Iterator[bytes]:
     """Encoded transactions, some thousand of them over and over, without end."""
-    made = Population(1).at(datetime(2026, 1, 5, 12, tzinfo=UTC), 20_000)
+    made = SyntheticTransactions(1).at(datetime(2026, 1, 5, 12, tzinfo=UTC), 20_000)
     return cycle([encode_transaction(m.transaction) for m in made])
 
 

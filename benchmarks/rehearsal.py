@@ -20,9 +20,9 @@ from pathlib import Path
 
 from fraudscale.hpa import Hpa, read_manifest
 from fraudscale.rehearsal import report, shapes
-from fraudscale.rehearsal.queueing import Service, feel
+from fraudscale.rehearsal.queueing import Service, estimate_latency
 from fraudscale.rehearsal.rehearse import rehearse
-from fraudscale.rehearsal.trace import Segment, Setup, Trace, of_load
+from fraudscale.rehearsal.trace import LoadTrace, Segment, Setup, of_load
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "rehearsal.json"
@@ -43,7 +43,7 @@ spec:
 """
 
 
-def cases() -> dict[str, tuple[Hpa, Trace]]:
+def cases() -> dict[str, tuple[Hpa, LoadTrace]]:
     ours = read_manifest((ROOT / "argocd/manifests/hpa.yaml").read_bytes(), "hpa.yaml")
     week = shapes.load("week:600-2600", 15, 256)
     chance = random.Random(1)
@@ -60,12 +60,12 @@ def cases() -> dict[str, tuple[Hpa, Trace]]:
     }
 
 
-def measure(hpa: Hpa, trace: Trace) -> dict[str, float]:
+def measure(hpa: Hpa, trace: LoadTrace) -> dict[str, float]:
     start = time.process_time()
     found = rehearse("hpa.yaml", hpa, trace)
     decided = time.process_time()
-    felt = feel(found, Service())
-    answer = report.as_json([report.answer(found, report.summarise(found, felt))], None)
+    estimate = estimate_latency(found, Service())
+    answer = report.as_json([report.answer(found, report.summarise(found, estimate))], None)
     done = time.process_time()
     return {
         "ticks": len(found.decisions),

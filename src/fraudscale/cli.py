@@ -253,20 +253,20 @@ def train(
     from fraudscale.training import run
 
     _bring_libgomp()
-    order = run.Order(data=data, seed=seed, rows=rows or run.ROWS, ablation=ablation)
+    request = run.TrainingRequest(data=data, seed=seed, rows=rows or run.ROWS, ablation=ablation)
     settings, now = ModelSettings.read(), datetime.now(UTC)
     with _progress() as progress:
         if output:
-            made = run.make(output, order, now=now, progress=progress)
+            made = run.make(output, request, now=now, progress=progress)
             result = run.TrainResult("", None, made.digest, made.manifest.metrics, made.manifest.threshold)
         elif if_missing:
-            found = run.train_if_missing(settings, order, now=now, progress=progress)
+            found = run.train_if_missing(settings, request, now=now, progress=progress)
             if found is None:
                 print(f"{settings.mlflow_model_uri} exists; nothing to do")
                 return
             result = found
         else:
-            result = run.train(settings, order, now=now, progress=progress, promote=promote)
+            result = run.train(settings, request, now=now, progress=progress, promote=promote)
     if as_json:
         print(json.dumps(vars(result)))
         return
@@ -303,14 +303,14 @@ def load(
     if find_spec("hdrh") is None:
         raise Failed("the load test needs the group `train`: run it in a checkout after `make up`")
     from fraudscale.load import run
-    from fraudscale.load.over_http import Target
-    from fraudscale.load.shapes import Shape
+    from fraudscale.load.arrivals import Shape
+    from fraudscale.load.over_http import HttpTarget
     from fraudscale.local import running
 
     platform = running.find(LocalSettings.read().fraudscale_home)
-    order = run.Order(
+    test = run.LoadTest(
         over=over,
-        target=Target(url or platform.entry, source, connections, timeout),
+        target=HttpTarget(url or platform.entry, source, connections, timeout),
         rate=rate,
         shape=Shape(shape) if shape else None,
         seconds=seconds,
@@ -320,7 +320,7 @@ def load(
         picture=picture,
         saved=save,
     )
-    raise typer.Exit(run.run(order, platform.kafka, platform.prometheus, as_json=as_json))
+    raise typer.Exit(run.run(test, platform.kafka, platform.prometheus, as_json=as_json))
 
 
 @app.command()
@@ -422,7 +422,7 @@ def rehearse(
         pod_ready_after_s=pod_ready_after_s,
         metrics_delay_s=metrics_delay_s,
     )
-    order = run.Order(
+    request = run.RehearsalRequest(
         hpas=hpa,
         trace=trace,
         shape=shape,
@@ -436,7 +436,7 @@ def rehearse(
         suggest_ms=suggest,
     )
     with _progress() as progress:
-        result = run.run(order, time.time(), progress)
+        result = run.run(request, time.time(), progress)
     print(result.as_json() if as_json else result.as_text())
     raise typer.Exit(0 if result.suggestion is None or result.suggestion.holds else 1)
 

@@ -1,6 +1,6 @@
 """The generator of transactions with labels: for training, for sample traffic, and for tests.
 
-A population is a set of account holders who persist: each has an age, an income, savings and one of a few styles of
+Account holders persist: each has an age, an income, savings and one of a few styles of
 living (`STYLES`), which say when and on what they spend. Every payment is drawn from its holder's habits; a small share
 is then taken over by one of the `PATTERNS` of fraud, which choose victims, categories and amounts of their own. Some
 fraud (`quiet`) keeps the habits of its victim and can't be told by anybody; some honest payments look like fraud. The
@@ -18,12 +18,9 @@ from typing import Final, Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from fraudscale.arrays import Bools, Floats, Ints
 from fraudscale.scoring.records import CATEGORIES, Transaction
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 FOUR_WEEKS: Final = timedelta(weeks=4)
 LABELS_FINAL_AFTER: Final = timedelta(days=28)
@@ -84,7 +81,7 @@ AMOUNTS: Final[Mapping[str, Category]] = {
 
 @dataclass(frozen=True)
 class Style:
-    """A way of living: how much of the population, of what age, active when, spending on what."""
+    """A way of living: how many of the holders, of what age, active when, spending on what."""
 
     share: float
     ages: tuple[int, int]
@@ -159,7 +156,7 @@ _LARGE_SHARE: Final = 0.006
 _WEEKDAY: Final = np.array([0.95, 0.95, 0.97, 1.0, 1.13, 1.0, 1.0])
 
 
-class Population:
+class SyntheticTransactions:
     """Account holders, their payments, and those who steal from them."""
 
     def __init__(self, seed: int, *, drifts: Collection[Drift] = ()) -> None:
@@ -167,7 +164,7 @@ class Population:
 
         Args:
             seed: of everything random.
-            drifts: changes that are in force all the time; for a change in mid-stream use a second population of the
+            drifts: changes that are in force all the time; for a change in mid-stream use a second object of the
                 same seed.
         """
         self._random = np.random.default_rng(seed)
@@ -305,7 +302,7 @@ class Population:
         }[pattern.basis]
         amount[rows] = factor * basis
 
-    def _label_delay(self, is_fraud: npt.NDArray[np.bool_]) -> Ints:
+    def _label_delay(self, is_fraud: Bools) -> Ints:
         """Milliseconds until the truth is known: disputes take days to weeks, silence is final after four weeks."""
         final = LABELS_FINAL_AFTER / timedelta(milliseconds=1)
         disputed = self._random.lognormal(np.log(9 * _MS_PER_DAY), 0.6, len(is_fraud))
@@ -315,7 +312,7 @@ class Population:
         self,
         ms: Ints,
         delay: Ints,
-        is_fraud: npt.NDArray[np.bool_],
+        is_fraud: Bools,
         holder: Ints,
         category: Ints,
         hour: Ints,
@@ -349,7 +346,7 @@ class Population:
             for n, at, known, fraud, paid, code, h, d, age, left in zip(*columns, strict=True)
         ]
 
-    def _some(self, n: int, share: float) -> npt.NDArray[np.bool_]:
+    def _some(self, n: int, share: float) -> Bools:
         return self._random.random(n) < share
 
     def _pick(self, cumulative: Floats) -> Ints:

@@ -1,4 +1,4 @@
-"""The generator: what a population promises, and that each drift changes what its name says and little else."""
+"""The generator: what a generator promises, and that each drift changes what its name says and little else."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ import pytest
 
 from fraudscale.scoring.codec import decode_transaction, encode_transaction
 from fraudscale.scoring.records import CATEGORIES
-from fraudscale.synthetic import FOUR_WEEKS, LABELS_FINAL_AFTER, PATTERNS, Drift, Population
+from fraudscale.synthetic import FOUR_WEEKS, LABELS_FINAL_AFTER, PATTERNS, Drift, SyntheticTransactions
 
 MONDAY = datetime(2026, 11, 2, tzinfo=UTC)
 WEEK = timedelta(weeks=1)
@@ -18,7 +18,7 @@ WEEK = timedelta(weeks=1)
 
 def payments(*, seed=1, start=MONDAY, length=4 * WEEK, count=45_000, drifts=()):
     rate = count / length.total_seconds()
-    return list(Population(seed, drifts=drifts).during(start, start + length, rate))
+    return list(SyntheticTransactions(seed, drifts=drifts).during(start, start + length, rate))
 
 
 @pytest.fixture(scope="module")
@@ -104,21 +104,21 @@ def test_fraud_becomes_known_in_days_to_weeks_and_honesty_after_four_weeks(usual
 
 
 def test_account_holders_persist():
-    one, other = Population(5), Population(5, drifts=[Drift.CATEGORY_SHIFT])
+    one, other = SyntheticTransactions(5), SyntheticTransactions(5, drifts=[Drift.CATEGORY_SHIFT])
     assert (one._age == other._age).all()
     assert (one._savings == other._savings).all()
 
 
 def test_live_traffic_is_made_at_the_instant_asked_for():
     instant = datetime(2026, 11, 7, 23, 59, 59, tzinfo=UTC)
-    population = Population(3)
-    made = population.at(instant, 30) + population.at(instant)
+    generator = SyntheticTransactions(3)
+    made = generator.at(instant, 30) + generator.at(instant)
     assert {(row.at, row.transaction.hour, row.transaction.day_of_week) for row in made} == {(instant, 23, 5)}
     assert len({row.transaction.transaction_id for row in made}) == 31
 
 
 def test_no_payments_are_no_error():
-    assert Population(3).at(MONDAY, 0) == []
+    assert SyntheticTransactions(3).at(MONDAY, 0) == []
 
 
 DRIFTS = {

@@ -38,11 +38,11 @@ SECONDS: Final = "s"
 BYTES: Final = "bytes"
 COUNT: Final = "short"
 
-Kind = Literal["timeseries", "stat"]
+PanelType = Literal["timeseries", "stat"]
 
 
 @dataclass(frozen=True)
-class Query:
+class PanelQuery:
     """An expression, and the name of its series; `{{label}}` stands for a label's value."""
 
     expr: str
@@ -58,12 +58,12 @@ class Panel:
     title: str
     about: str
     unit: str
-    queries: tuple[Query, ...]
+    queries: tuple[PanelQuery, ...]
     alerts: tuple[str, ...] = ()
     """Whose runbooks it links to."""
     limit: str | None = None
     """Whose limit is drawn: an alert's, or `SLOW`."""
-    kind: Kind = "timeseries"
+    kind: PanelType = "timeseries"
     steps: bool = False
     """Values that hold until the next one, not on the way to it."""
     names: bool = False
@@ -115,13 +115,13 @@ def quantile(q: float, histogram: Metric, more: str = "", by: str = "") -> str:
 
 def quantiles(
     histogram: Metric, more: str = "", of_these: tuple[float, ...] = QUANTILES
-) -> tuple[Query, ...]:
-    return tuple(Query(quantile(q, histogram, more), f"p{100 * q:g}") for q in of_these)
+) -> tuple[PanelQuery, ...]:
+    return tuple(PanelQuery(quantile(q, histogram, more), f"p{100 * q:g}") for q in of_these)
 
 
-def sums(metric: Metric, by: str, more: str = "") -> tuple[Query, ...]:
+def sums(metric: Metric, by: str, more: str = "") -> tuple[PanelQuery, ...]:
     """A counter's rate by a label."""
-    return (Query(f"sum by ({by}) ({rate(metric, more)})", f"{{{{{by}}}}}"),)
+    return (PanelQuery(f"sum by ({by}) ({rate(metric, more)})", f"{{{{{by}}}}}"),)
 
 
 def queue(metric: Metric, by: str = "topic, group") -> str:
@@ -162,14 +162,14 @@ GLANCE: Final = Row(
             "Scored",
             "Transactions scored a second, over both doors.",
             PER_SECOND,
-            (Query(SCORED, "scored"),),
+            (PanelQuery(SCORED, "scored"),),
             kind="stat",
         ),
         Panel(
             "95th percentile",
             "95 % of HTTP scoring requests were answered within this.",
             SECONDS,
-            (Query(quantile(0.95, m.HTTP_DURATION, SCORING), "p95"),),
+            (PanelQuery(quantile(0.95, m.HTTP_DURATION, SCORING), "p95"),),
             ("HighResponseTime",),
             SLOW,
             kind="stat",
@@ -178,7 +178,7 @@ GLANCE: Final = Row(
             "Failed requests",
             "Share of HTTP scoring requests of the last 5 minutes that got a 5xx answer; refusals (429) are left out.",
             SHARE,
-            (Query(FAILED, "failed"),),
+            (PanelQuery(FAILED, "failed"),),
             ("HighErrorRate",),
             "HighErrorRate",
             kind="stat",
@@ -187,7 +187,7 @@ GLANCE: Final = Row(
             "Waiting",
             "Messages of the input topic that no scorer has scored yet.",
             COUNT,
-            (Query(f"max({of(m.QUEUE_LENGTH, scope=NAMESPACE)})", "waiting"),),
+            (PanelQuery(f"max({of(m.QUEUE_LENGTH, scope=NAMESPACE)})", "waiting"),),
             ("HighKafkaQueueLength", "KafkaQueueLengthAbsent"),
             "HighKafkaQueueLength",
             kind="stat",
@@ -196,7 +196,7 @@ GLANCE: Final = Row(
             "Replicas",
             "Replicas that the last sync of the autoscaler decided.",
             COUNT,
-            (Query(f"max({of(m.HPA_DESIRED, scope=HPA)})", "replicas"),),
+            (PanelQuery(f"max({of(m.HPA_DESIRED, scope=HPA)})", "replicas"),),
             ("ModelScaledToMax", "ModelSaturatedAtMax"),
             kind="stat",
             steps=True,
@@ -205,7 +205,7 @@ GLANCE: Final = Row(
             "CPU",
             "CPU of all replicas as a share of what they request, over 2 minutes.",
             SHARE,
-            (Query(CPU, "CPU"),),
+            (PanelQuery(CPU, "CPU"),),
             ("HighCPUUsage",),
             "HighCPUUsage",
             kind="stat",
@@ -214,7 +214,7 @@ GLANCE: Final = Row(
             "Model",
             "Version of the model that scores; several while one replaces the other.",
             COUNT,
-            (Query(f"count by (version) ({of(m.MODEL_INFO)} == 1)", "{{version}}"),),
+            (PanelQuery(f"count by (version) ({of(m.MODEL_INFO)} == 1)", "{{version}}"),),
             kind="stat",
             names=True,
             steps=True,
@@ -223,7 +223,7 @@ GLANCE: Final = Row(
             "Alerts",
             "Alerts that fire, the watchdog left out.",
             COUNT,
-            (Query(f"count({FIRING}) or vector(0)", "alerts"),),
+            (PanelQuery(f"count({FIRING}) or vector(0)", "alerts"),),
             ("Watchdog",),
             kind="stat",
             steps=True,
@@ -251,8 +251,8 @@ TRAFFIC: Final = Row(
             "Requests being answered, and transactions accepted and not yet scored, over both doors.",
             COUNT,
             (
-                Query(f"sum({of(m.HTTP_IN_PROGRESS)})", "requests"),
-                Query(f"sum({of(m.ACTIVE_REQUESTS)})", "transactions"),
+                PanelQuery(f"sum({of(m.HTTP_IN_PROGRESS)})", "requests"),
+                PanelQuery(f"sum({of(m.ACTIVE_REQUESTS)})", "transactions"),
             ),
         ),
     ),
@@ -271,7 +271,7 @@ MODEL: Final = Row(
             "Share of frauds",
             "Transactions at or above the model's threshold, of all that were scored.",
             SHARE,
-            (Query(share(rate(m.PREDICTIONS, 'result="fraud"'), rate(m.PREDICTIONS)), "frauds"),),
+            (PanelQuery(share(rate(m.PREDICTIONS, 'result="fraud"'), rate(m.PREDICTIONS)), "frauds"),),
         ),
         Panel(
             "Probability of fraud",
@@ -290,7 +290,7 @@ MODEL: Final = Row(
             "Processes by the model that they score with: one line, but for a moment while a new one arrives.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     f"count by (version, alias) ({of(m.MODEL_INFO)} == 1)", "version {{version}} ({{alias}})"
                 ),
             ),
@@ -300,14 +300,14 @@ MODEL: Final = Row(
             "Loads in an hour",
             "Model loads of the last hour, by result.",
             COUNT,
-            (Query(f"sum by (result) ({increase(m.LOADS, window='1h')})", "{{result}}"),),
+            (PanelQuery(f"sum by (result) ({increase(m.LOADS, window='1h')})", "{{result}}"),),
         ),
         Panel(
             "Failed loads of a process",
             "In 15 minutes, of the process with the most; the old model goes on meanwhile.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     f"max by (container) ({increase(m.LOADS, FAILURE, '15m')})",
                     "{{container}}",
                 ),
@@ -320,7 +320,7 @@ MODEL: Final = Row(
             "Mean over all loads of the processes that run: fetch if needed, verify, parity, warm-up.",
             SECONDS,
             (
-                Query(
+                PanelQuery(
                     f"sum by (container) ({of(m.LOAD_DURATION.name + '_sum')})"
                     f" / clamp_min(sum by (container) ({of(m.LOAD_DURATION.name + '_count')}), 1e-9)",
                     "{{container}}",
@@ -331,7 +331,7 @@ MODEL: Final = Row(
             "Unknown categories",
             'Transactions a second whose merchant category the model does not know; scored as "other".',
             PER_SECOND,
-            (Query(f"sum({rate(m.UNKNOWN_CATEGORIES)})", "unknown"),),
+            (PanelQuery(f"sum({rate(m.UNKNOWN_CATEGORIES)})", "unknown"),),
         ),
     ),
 )
@@ -343,7 +343,7 @@ ERRORS: Final = Row(
             "Failed requests",
             "Share of scoring requests of the last 5 minutes that got a 5xx answer; refusals (429) are left out.",
             SHARE,
-            (Query(FAILED, "failed"),),
+            (PanelQuery(FAILED, "failed"),),
             ("HighErrorRate",),
             "HighErrorRate",
         ),
@@ -352,7 +352,7 @@ ERRORS: Final = Row(
             "The same of each replica: one that stands out is to be replaced.",
             SHARE,
             (
-                Query(
+                PanelQuery(
                     share(
                         rate(m.HTTP_REQUESTS, FAILED_ANSWERS, "5m"),
                         rate(m.HTTP_REQUESTS, ANSWERED, "5m"),
@@ -380,13 +380,13 @@ ERRORS: Final = Row(
             "Refused",
             "Scoring requests a second that got 429: a client over its limit. Neither work nor an error.",
             PER_SECOND,
-            (Query(f"sum by (pod) ({rate(m.HTTP_REQUESTS, REFUSED)})", "{{pod}}"),),
+            (PanelQuery(f"sum by (pod) ({rate(m.HTTP_REQUESTS, REFUSED)})", "{{pod}}"),),
         ),
         Panel(
             "Valid and not scored",
             "Valid transactions a second that got no score.",
             PER_SECOND,
-            (Query(f"sum by (container) ({rate(m.FAILED_PREDICTIONS)})", "{{container}}"),),
+            (PanelQuery(f"sum by (container) ({rate(m.FAILED_PREDICTIONS)})", "{{container}}"),),
         ),
     ),
 )
@@ -407,7 +407,7 @@ LATENCY: Final = Row(
             "Share of the scoring requests of the last 5 minutes; above 5 % exactly if the 95th percentile is above 2 s.",
             SHARE,
             (
-                Query(
+                PanelQuery(
                     f"1 - sum({rate(m.HTTP_DURATION.name + '_bucket', OVER, '5m')})"
                     f" / (sum({rate(m.HTTP_DURATION.name + '_count', SCORING, '5m')}) > 0) or vector(0)",
                     "slow",
@@ -420,14 +420,14 @@ LATENCY: Final = Row(
             "HTTP p95 by replica",
             "One replica above the others is a busy neighbour, or a fault.",
             SECONDS,
-            (Query(quantile(0.95, m.HTTP_DURATION, SCORING, "pod"), "{{pod}}"),),
+            (PanelQuery(quantile(0.95, m.HTTP_DURATION, SCORING, "pod"), "{{pod}}"),),
         ),
         Panel(
             "Mean by endpoint",
             "Mean time to an answer, by route.",
             SECONDS,
             (
-                Query(
+                PanelQuery(
                     share(
                         rate(m.HTTP_DURATION.name + "_sum"), rate(m.HTTP_DURATION.name + "_count"), "endpoint"
                     ),
@@ -445,7 +445,7 @@ LATENCY: Final = Row(
             "Model pass, p95 by door",
             "A pass over a large batch takes longer: stream's grows when it is behind.",
             SECONDS,
-            (Query(quantile(0.95, m.PREDICTION_DURATION, by="container"), "{{container}}"),),
+            (PanelQuery(quantile(0.95, m.PREDICTION_DURATION, by="container"), "{{container}}"),),
         ),
     ),
 )
@@ -457,7 +457,7 @@ KAFKA: Final = Row(
             "Messages that wait",
             "Of the topic for the group, all partitions. Every exporter reports the same total.",
             COUNT,
-            (Query(queue(m.QUEUE_LENGTH), "{{topic}} for {{group}}"),),
+            (PanelQuery(queue(m.QUEUE_LENGTH), "{{topic}} for {{group}}"),),
             ("HighKafkaQueueLength", "KafkaQueueLengthAbsent"),
             "HighKafkaQueueLength",
         ),
@@ -465,7 +465,7 @@ KAFKA: Final = Row(
             "Age of the oldest",
             "Seconds since the timestamp of the oldest message that waits; 0 when none does.",
             SECONDS,
-            (Query(queue(m.OLDEST_MESSAGE_AGE), "{{topic}} for {{group}}"),),
+            (PanelQuery(queue(m.OLDEST_MESSAGE_AGE), "{{topic}} for {{group}}"),),
             ("KafkaOldestMessageAge",),
             "KafkaOldestMessageAge",
         ),
@@ -473,7 +473,7 @@ KAFKA: Final = Row(
             "Lag by replica",
             "Last offset - processed offset, over the partitions that a replica owns.",
             COUNT,
-            (Query(f"sum by (pod) ({of(m.CONSUMER_LAG)})", "{{pod}}"),),
+            (PanelQuery(f"sum by (pod) ({of(m.CONSUMER_LAG)})", "{{pod}}"),),
         ),
         Panel(
             "Messages in",
@@ -492,7 +492,7 @@ KAFKA: Final = Row(
             "Records that could not be scored; they lie with their reasons and can be replayed.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     f"sum by (topic) ({increase(m.MESSAGES_PRODUCED, DEAD, '10m')})",
                     "{{topic}}",
                 ),
@@ -510,14 +510,14 @@ KAFKA: Final = Row(
             "Records in a transaction",
             "Mean batch: small while calm, growing up to its limit when behind.",
             COUNT,
-            (Query(share(rate(m.MESSAGES_CONSUMED), rate(m.TRANSACTIONS, COMMITTED)), "records"),),
+            (PanelQuery(share(rate(m.MESSAGES_CONSUMED), rate(m.TRANSACTIONS, COMMITTED)), "records"),),
         ),
         Panel(
             "Failed batches in 5 minutes",
             "Rolled back, or failed in the model; a rebalance may roll a batch back once.",
             COUNT,
             (
-                Query(
+                PanelQuery(
                     f"sum({increase(m.TRANSACTIONS, ABORTED)}) + sum({increase(m.MODEL_ERRORS, BROKEN)})"
                     f" - (sum({increase(m.FAILED_PREDICTIONS, STREAM)}) or vector(0))",
                     "failed",
@@ -530,19 +530,19 @@ KAFKA: Final = Row(
             "Rebalances in 5 minutes",
             "Changes of a member's partitions: each start and stop of a replica makes some.",
             COUNT,
-            (Query(f"sum by (kind) ({increase(m.REBALANCES)})", "{{kind}}"),),
+            (PanelQuery(f"sum by (kind) ({increase(m.REBALANCES)})", "{{kind}}"),),
         ),
         Panel(
             "Retained messages",
             "What the topics hold, scored or not.",
             COUNT,
-            (Query(queue(m.TOPIC_MESSAGES, "topic"), "{{topic}}"),),
+            (PanelQuery(queue(m.TOPIC_MESSAGES, "topic"), "{{topic}}"),),
         ),
         Panel(
             "Partitions without a commit",
             "In which the group never committed; all that they retain counts as waiting.",
             COUNT,
-            (Query(queue(m.PARTITIONS_WITHOUT_COMMIT), "{{topic}} for {{group}}"),),
+            (PanelQuery(queue(m.PARTITIONS_WITHOUT_COMMIT), "{{topic}} for {{group}}"),),
             steps=True,
         ),
     ),
@@ -556,10 +556,10 @@ SCALING: Final = Row(
             "What the autoscaler wants and what was asked for before, between the fewest and the most.",
             COUNT,
             (
-                Query(hpa(m.HPA_DESIRED), "wanted"),
-                Query(hpa(m.HPA_CURRENT), "current"),
-                Query(hpa(m.HPA_MIN), "min", dashed=True),
-                Query(hpa(m.HPA_MAX), "max", dashed=True),
+                PanelQuery(hpa(m.HPA_DESIRED), "wanted"),
+                PanelQuery(hpa(m.HPA_CURRENT), "current"),
+                PanelQuery(hpa(m.HPA_MIN), "min", dashed=True),
+                PanelQuery(hpa(m.HPA_MAX), "max", dashed=True),
             ),
             ("ModelScaledToMax", "ModelSaturatedAtMax"),
             steps=True,
@@ -569,8 +569,8 @@ SCALING: Final = Row(
             "What the last sync saw of the replicas' requests, and where it should be.",
             PERCENT,
             (
-                Query(hpa(m.HPA_SEEN, by="metric_name"), "{{metric_name}}"),
-                Query(hpa(m.HPA_TARGET, by="metric_name"), "{{metric_name}} target", dashed=True),
+                PanelQuery(hpa(m.HPA_SEEN, by="metric_name"), "{{metric_name}}"),
+                PanelQuery(hpa(m.HPA_TARGET, by="metric_name"), "{{metric_name}} target", dashed=True),
             ),
             steps=True,
         ),
@@ -578,7 +578,7 @@ SCALING: Final = Row(
             "CPU of the requests",
             "All replicas together, over 2 minutes: above the limit scaling did not cope.",
             SHARE,
-            (Query(CPU, "CPU"),),
+            (PanelQuery(CPU, "CPU"),),
             ("HighCPUUsage",),
             "HighCPUUsage",
         ),
@@ -586,13 +586,13 @@ SCALING: Final = Row(
             "Cores",
             "What all processes use together over 2 minutes, and what they request.",
             COUNT,
-            (Query(USED, "used"), Query(REQUESTED, "requested", dashed=True)),
+            (PanelQuery(USED, "used"), PanelQuery(REQUESTED, "requested", dashed=True)),
         ),
         Panel(
             "Conditions of the HPA",
             "1 while true. ScalingLimited at the maximum says that more is wanted; the other two should be 1.",
             COUNT,
-            (Query(hpa(m.HPA_CONDITION, 'status="true"', "condition"), "{{condition}}"),),
+            (PanelQuery(hpa(m.HPA_CONDITION, 'status="true"', "condition"), "{{condition}}"),),
             ("HpaUnableToScale", "ModelSaturatedAtMax"),
             steps=True,
         ),
@@ -600,7 +600,7 @@ SCALING: Final = Row(
             "Processes that answer",
             "Of all replicas, as Prometheus sees them.",
             COUNT,
-            (Query(f"sum by (container) ({of('up')})", "{{container}}"),),
+            (PanelQuery(f"sum by (container) ({of('up')})", "{{container}}"),),
             ("MetricsAbsent",),
             steps=True,
         ),
@@ -614,20 +614,20 @@ SYSTEM: Final = Row(
             "CPU by process",
             "Percent of what the process requests.",
             PERCENT,
-            (Query(f"sum by (pod, container) ({of(m.CPU_USAGE)})", "{{pod}} {{container}}"),),
+            (PanelQuery(f"sum by (pod, container) ({of(m.CPU_USAGE)})", "{{pod}} {{container}}"),),
         ),
         Panel(
             "Memory by process",
             "Resident memory.",
             BYTES,
-            (Query(f"sum by (pod, container) ({of(m.MEMORY_USAGE)})", "{{pod}} {{container}}"),),
+            (PanelQuery(f"sum by (pod, container) ({of(m.MEMORY_USAGE)})", "{{pod}} {{container}}"),),
         ),
         Panel(
             "CPU of the nodes",
             "Share of all cores that is busy.",
             SHARE,
             (
-                Query(
+                PanelQuery(
                     f'1 - avg by (instance) (rate(node_cpu_seconds_total{{mode="idle"}}[{RECENT}]))',
                     "{{instance}}",
                 ),
@@ -638,7 +638,7 @@ SYSTEM: Final = Row(
             "Share that is not available.",
             SHARE,
             (
-                Query(
+                PanelQuery(
                     "1 - sum by (instance) (node_memory_MemAvailable_bytes) / sum by (instance) (node_memory_MemTotal_bytes)",
                     "{{instance}}",
                 ),
@@ -649,7 +649,7 @@ SYSTEM: Final = Row(
             "Share of its space that is used.",
             SHARE,
             (
-                Query(
+                PanelQuery(
                     f"1 - min by (instance) (node_filesystem_avail_bytes{{{DISKS}}} / node_filesystem_size_bytes{{{DISKS}}})",
                     "{{instance}}",
                 ),
@@ -659,7 +659,7 @@ SYSTEM: Final = Row(
             "Load of the nodes",
             "Tasks that run or want to, a minute's mean.",
             COUNT,
-            (Query("max by (instance) (node_load1)", "{{instance}}"),),
+            (PanelQuery("max by (instance) (node_load1)", "{{instance}}"),),
         ),
     ),
 )
@@ -672,25 +672,25 @@ LOGS_AND_TRACES: Final = Row(
             "To the central store; all 0 where there is none. Refused lines are in the dead-letter index, dropped ones nowhere.",
             PER_SECOND,
             (
-                Query(or_none(f"sum({shipper(m.LOGS_SHIPPED)})"), "shipped"),
-                Query(or_none(f"sum({shipper(m.LOGS_REJECTED)})"), "refused"),
-                Query(or_none(f"sum({shipper(m.LOGS_REPEATED)})"), "sent again"),
-                Query(or_none(f"sum({shipper(m.LOGS_DROPPED)})"), "dropped"),
+                PanelQuery(or_none(f"sum({shipper(m.LOGS_SHIPPED)})"), "shipped"),
+                PanelQuery(or_none(f"sum({shipper(m.LOGS_REJECTED)})"), "refused"),
+                PanelQuery(or_none(f"sum({shipper(m.LOGS_REPEATED)})"), "sent again"),
+                PanelQuery(or_none(f"sum({shipper(m.LOGS_DROPPED)})"), "dropped"),
             ),
         ),
         Panel(
             "Log lines not shipped yet",
             "Grows while the store is away or too slow.",
             BYTES,
-            (Query(or_none(f"sum({of(m.LOGS_BEHIND, scope=NAMESPACE)})"), "behind"),),
+            (PanelQuery(or_none(f"sum({of(m.LOGS_BEHIND, scope=NAMESPACE)})"), "behind"),),
         ),
         Panel(
             "Failures of the log store",
             "Requests that are tried again, and logs that were cut before all was read.",
             PER_SECOND,
             (
-                Query(or_none(f"sum({shipper(m.LOGS_FAILURES)})"), "failed requests"),
-                Query(or_none(f"sum({shipper(m.LOGS_CUT_UNREAD)})"), "cut unread"),
+                PanelQuery(or_none(f"sum({shipper(m.LOGS_FAILURES)})"), "failed requests"),
+                PanelQuery(or_none(f"sum({shipper(m.LOGS_CUT_UNREAD)})"), "cut unread"),
             ),
         ),
         Panel(

@@ -22,14 +22,14 @@ from fraudscale.hpa.spec import (
     Behavior,
     Controller,
     Hpa,
-    Metric,
+    MetricSpec,
+    MetricTarget,
     Policy,
     Reference,
     Rules,
-    Target,
 )
-from fraudscale.hpa.status import Condition, Event, Stage
-from fraudscale.hpa.sync import Decision, Memory, scale_unavailable, sync
+from fraudscale.hpa.status import Condition, DesiredReplicas, RecordedEvent
+from fraudscale.hpa.sync import Memory, ScalingDecision, scale_unavailable, sync
 
 __all__ = [
     "KUBERNETES",
@@ -38,20 +38,20 @@ __all__ = [
     "Condition",
     "Container",
     "Controller",
-    "Decision",
-    "Event",
+    "DesiredReplicas",
     "Hpa",
     "ManifestError",
     "Memory",
-    "Metric",
+    "MetricSpec",
+    "MetricTarget",
     "Observed",
     "Pods",
     "Policy",
     "Proposal",
+    "RecordedEvent",
     "Reference",
     "Rules",
-    "Stage",
-    "Target",
+    "ScalingDecision",
     "milli",
     "read_manifest",
     "scale_unavailable",

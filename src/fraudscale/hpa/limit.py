@@ -6,13 +6,13 @@ from typing import Final
 from msgspec import Struct
 
 from fraudscale.hpa.spec import Behavior, Policy, Rules
-from fraudscale.hpa.status import Stage
+from fraudscale.hpa.status import DesiredReplicas
 
 _PLAIN_FACTOR: Final = 2
 _PLAIN_MINIMUM: Final = 4
 
 
-class Scaling(Struct):
+class ScaleEvent(Struct):
     """A change of scale that was made: by how many replicas, and when. An outdated one gives its place to the next."""
 
     change: int
@@ -20,16 +20,16 @@ class Scaling(Struct):
     outdated: bool = False
 
 
-Scalings = list[Scaling]
+ScaleEvents = list[ScaleEvent]
 
 
-def changed(history: Scalings, period: float, now: float) -> int:
+def changed(history: ScaleEvents, period: float, now: float) -> int:
     """Sum up the replicas by which the scale changed within a period; exactly one period ago is before it."""
     after = now - period
-    return sum(scaling.change for scaling in history if scaling.at > after)
+    return sum(event.change for event in history if event.at > after)
 
 
-def limit_up(current: int, rules: Rules, ups: Scalings, downs: Scalings, now: float) -> int:
+def limit_up(current: int, rules: Rules, ups: ScaleEvents, downs: ScaleEvents, now: float) -> int:
     """The most replicas that the policies of scaling up allow now."""
     if rules.select_policy == "Disabled":
         return current
@@ -37,7 +37,7 @@ def limit_up(current: int, rules: Rules, ups: Scalings, downs: Scalings, now: fl
     return min(proposals) if rules.select_policy == "Min" else max(proposals)
 
 
-def limit_down(current: int, rules: Rules, ups: Scalings, downs: Scalings, now: float) -> int:
+def limit_down(current: int, rules: Rules, ups: ScaleEvents, downs: ScaleEvents, now: float) -> int:
     """The fewest replicas that the policies of scaling down allow now."""
     if rules.select_policy == "Disabled":
         return current
@@ -45,7 +45,7 @@ def limit_down(current: int, rules: Rules, ups: Scalings, downs: Scalings, now: 
     return max(proposals) if rules.select_policy == "Min" else min(proposals)
 
 
-def _base(current: int, policy: Policy, ups: Scalings, downs: Scalings, now: float) -> int:
+def _base(current: int, policy: Policy, ups: ScaleEvents, downs: ScaleEvents, now: float) -> int:
     """Replicas at the start of the policy's period: what both directions have changed since is taken back."""
     return current - changed(ups, policy.period, now) + changed(downs, policy.period, now)
 
@@ -67,13 +67,13 @@ def limit(
     stable: int,
     current: int,
     behavior: Behavior,
-    ups: Scalings,
-    downs: Scalings,
+    ups: ScaleEvents,
+    downs: ScaleEvents,
     *,
     low: int,
     high: int,
     now: float,
-) -> Stage:
+) -> DesiredReplicas:
     """Limit a move with `spec.behavior`; a number that stays isn't looked at.
 
     Args:
@@ -88,39 +88,43 @@ def limit(
     """
     if stable > current:
         rate = max(limit_up(current, behavior.scale_up, ups, downs, now), current)
-        top = Stage(rate, "ScaleUpLimit") if high > rate else Stage(high, "TooManyReplicas")
+        top = (
+            DesiredReplicas(rate, "ScaleUpLimit") if high > rate else DesiredReplicas(high, "TooManyReplicas")
+        )
         if stable > top.value:
             return top
     elif stable < current:
         rate = min(limit_down(current, behavior.scale_down, ups, downs, now), current)
-        bottom = Stage(rate, "ScaleDownLimit") if low < rate else Stage(low, "TooFewReplicas")
+        bottom = (
+            DesiredReplicas(rate, "ScaleDownLimit") if low < rate else DesiredReplicas(low, "TooFewReplicas")
+        )
         if stable < bottom.value:
             return bottom
-    return Stage(stable, "DesiredWithinRange")
+    return DesiredReplicas(stable, "DesiredWithinRange")
 
 
-def limit_plain(stable: int, current: int, *, low: int, high: int) -> Stage:
+def limit_plain(stable: int, current: int, *, low: int, high: int) -> DesiredReplicas:
     """Limit without `spec.behavior`: within the bounds, and at most twice as many at once (or 4)."""
     rate = max(_PLAIN_FACTOR * current, _PLAIN_MINIMUM)
-    top = Stage(rate, "ScaleUpLimit") if high > rate else Stage(high, "TooManyReplicas")
+    top = DesiredReplicas(rate, "ScaleUpLimit") if high > rate else DesiredReplicas(high, "TooManyReplicas")
     if stable < low:
-        return Stage(low, "TooFewReplicas")
-    return top if stable > top.value else Stage(stable, "DesiredWithinRange")
+        return DesiredReplicas(low, "TooFewReplicas")
+    return top if stable > top.value else DesiredReplicas(stable, "DesiredWithinRange")
 
 
 def record(
-    behavior: Behavior, ups: Scalings, downs: Scalings, *, before: int, after: int, now: float
+    behavior: Behavior, ups: ScaleEvents, downs: ScaleEvents, *, before: int, after: int, now: float
 ) -> None:
     """Note a change of scale, in the place of the last outdated one of its direction if there is one."""
     history, rules = (ups, behavior.scale_up) if after > before else (downs, behavior.scale_down)
     oldest = now - max(policy.period for policy in rules.policies)
     place = None
-    for index, scaling in enumerate(history):
+    for index, event in enumerate(history):
         # A mark stays: a longer period that is configured later doesn't bring a place back.
-        scaling.outdated = scaling.outdated or scaling.at < oldest
-        if scaling.outdated:
+        event.outdated = event.outdated or event.at < oldest
+        if event.outdated:
             place = index
     if place is None:
-        history.append(Scaling(abs(after - before), now))
+        history.append(ScaleEvent(abs(after - before), now))
     else:
-        history[place] = Scaling(abs(after - before), now)
+        history[place] = ScaleEvent(abs(after - before), now)

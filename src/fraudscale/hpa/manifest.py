@@ -13,14 +13,14 @@ from fraudscale.hpa.spec import (
     DEFAULT_UP,
     Behavior,
     Hpa,
-    Metric,
+    MetricSpec,
+    MetricTarget,
     MetricType,
     Policy,
     PolicyType,
     Reference,
     Rules,
     SelectPolicy,
-    Target,
     TargetType,
 )
 
@@ -198,7 +198,7 @@ def _reference(node: _Node) -> Reference:
     return Reference(api_version, fields["kind"].text(), fields["name"].text())
 
 
-def _metric(node: _Node) -> Metric:
+def _metric(node: _Node) -> MetricSpec:
     fields = node.fields(required=("type",), optional=tuple(_SOURCES.values()))
     kind = cast("MetricType", fields["type"].choice(tuple(_SOURCES)))
     for name, field in fields.items():
@@ -209,29 +209,29 @@ def _metric(node: _Node) -> Metric:
     return _READERS[kind](kind, fields[_SOURCES[kind]])
 
 
-def _resource(kind: MetricType, node: _Node) -> Metric:
+def _resource(kind: MetricType, node: _Node) -> MetricSpec:
     fields = node.fields(required=("name", "target"))
-    return Metric(kind, fields["name"].text(), _target(fields["target"], kind))
+    return MetricSpec(kind, fields["name"].text(), _target(fields["target"], kind))
 
 
-def _container_resource(kind: MetricType, node: _Node) -> Metric:
+def _container_resource(kind: MetricType, node: _Node) -> MetricSpec:
     fields = node.fields(required=("name", "container", "target"))
     target = _target(fields["target"], kind)
-    return Metric(kind, fields["name"].text(), target, container=fields["container"].text())
+    return MetricSpec(kind, fields["name"].text(), target, container=fields["container"].text())
 
 
-def _named(kind: MetricType, node: _Node) -> Metric:
+def _named(kind: MetricType, node: _Node) -> MetricSpec:
     fields = node.fields(required=("metric", "target"))
     name, selector = _identifier(fields["metric"])
-    return Metric(kind, name, _target(fields["target"], kind), selector=selector)
+    return MetricSpec(kind, name, _target(fields["target"], kind), selector=selector)
 
 
-def _object(kind: MetricType, node: _Node) -> Metric:
+def _object(kind: MetricType, node: _Node) -> MetricSpec:
     fields = node.fields(required=("describedObject", "metric", "target"))
     described = _reference(fields["describedObject"])
     name, selector = _identifier(fields["metric"])
     target = _target(fields["target"], kind)
-    return Metric(kind, name, target, described=f"{described.kind}/{described.name}", selector=selector)
+    return MetricSpec(kind, name, target, described=f"{described.kind}/{described.name}", selector=selector)
 
 
 _READERS: Final = {
@@ -243,7 +243,7 @@ _READERS: Final = {
 }
 
 
-def _target(node: _Node, kind: MetricType) -> Target:
+def _target(node: _Node, kind: MetricType) -> MetricTarget:
     fields = node.fields(required=("type",), optional=tuple(_TARGET_FIELDS.values()))
     chosen = cast("TargetType", fields["type"].choice(_TARGETS[kind]))
     wanted = _TARGET_FIELDS[chosen]
@@ -253,11 +253,11 @@ def _target(node: _Node, kind: MetricType) -> Target:
     if wanted not in fields:
         raise node.error(f"{wanted} is required for type {chosen}")
     if chosen == "Utilization":
-        return Target(chosen, fields[wanted].integer(1))
+        return MetricTarget(chosen, fields[wanted].integer(1))
     value = fields[wanted].quantity(milli)
     if value <= 0:
         raise fields[wanted].error("must be positive")
-    return Target(chosen, value)
+    return MetricTarget(chosen, value)
 
 
 def _identifier(node: _Node) -> tuple[str, str]:

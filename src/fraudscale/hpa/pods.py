@@ -31,7 +31,7 @@ class Pods(Struct, frozen=True):
 
     What isn't said is that of pods which have long been running and ready. `ready` is the status of the Ready condition (None: there is none yet) and `ready_since` when that last changed;
     `sampled_at` and `window` tell which seconds a sample covers. `listed` is False for samples whose pod is gone from
-    the list. `requests` are the pod-level ones. `custom` holds values of Pods metrics by `Metric.key`.
+    the list. `requests` are the pod-level ones. `custom` holds values of Pods metrics by `MetricSpec.key`.
     """
 
     count: int
@@ -53,7 +53,7 @@ class Observed(Struct, frozen=True):
     """What one sync looks at.
 
     `replicas` is the scale's spec, `status_replicas` its status (None: the same). `values` are the series of Object
-    and External metrics, `failures` the errors of the metrics API, both by `Metric.key`.
+    and External metrics, `failures` the errors of the metrics API, both by `MetricSpec.key`.
     """
 
     replicas: int

@@ -16,7 +16,7 @@ from fraudscale.hpa.pods import (
     request,
     usage,
 )
-from fraudscale.hpa.spec import Controller, Hpa, Metric, Target, tolerances
+from fraudscale.hpa.spec import Controller, Hpa, MetricSpec, MetricTarget, tolerances
 
 _INT32_MAX: Final = 2**31 - 1
 _INT64_MAX: Final = 2**63 - 1
@@ -37,7 +37,7 @@ class Proposal(Struct, frozen=True):
     the guesses for pods that have no sample. `replicas` is None if the metric failed: `error` says why.
     """
 
-    metric: Metric
+    metric: MetricSpec
     replicas: int | None
     value: int | None = None
     average: int | None = None
@@ -56,7 +56,7 @@ class Combined(Struct, frozen=True):
 
     proposals: tuple[Proposal, ...]
     replicas: int | None
-    winner: Metric | None
+    winner: MetricSpec | None
     first_failed: Proposal | None
     failed: int
 
@@ -92,7 +92,7 @@ def within(ratio: float, tolerance: tuple[float, float]) -> bool:
     return 1.0 - tolerance[0] <= ratio <= 1.0 + tolerance[1]
 
 
-def ratio_to_target(target: Target, used: int, weight: int) -> tuple[float, int]:
+def ratio_to_target(target: MetricTarget, used: int, weight: int) -> tuple[float, int]:
     """Compare usage with a target → the ratio, and the value that is reported.
 
     Percent and averages are truncated before they are compared: 77.9 % is 77 %.
@@ -106,7 +106,7 @@ def ratio_to_target(target: Target, used: int, weight: int) -> tuple[float, int]
     return float(value) / float(target.value), value
 
 
-def tally(metric: Metric, pods: Sequence[Pods], now: float, controller: Controller) -> Tally:
+def tally(metric: MetricSpec, pods: Sequence[Pods], now: float, controller: Controller) -> Tally:
     """Sort pods into classes for one metric, and sum them up.
 
     Raises:
@@ -126,14 +126,14 @@ def tally(metric: Metric, pods: Sequence[Pods], now: float, controller: Controll
     return total
 
 
-def _sample(metric: Metric, pods: Pods) -> int | None:
+def _sample(metric: MetricSpec, pods: Pods) -> int | None:
     if metric.type == "Pods":
         return pods.custom.get(metric.key)
     return usage(pods, metric.name, metric.container)
 
 
 def _require_samples(
-    metric: Metric, pods: Sequence[Pods], samples: Sequence[int | None], classes: Sequence[PodClass]
+    metric: MetricSpec, pods: Sequence[Pods], samples: Sequence[int | None], classes: Sequence[PodClass]
 ) -> None:
     if metric.type == "Pods":
         if all(sample is None for sample in samples):
@@ -147,7 +147,7 @@ def _require_samples(
         raise MetricError("did not receive metrics for targeted pods (pods might be unready)")
 
 
-def _add(total: Tally, metric: Metric, pods: Pods, sample: int, kind: PodClass) -> None:
+def _add(total: Tally, metric: MetricSpec, pods: Pods, sample: int, kind: PodClass) -> None:
     count, target = pods.count, metric.target
     if target.type == "Utilization":
         if kind == "unlisted":
@@ -174,7 +174,7 @@ def _add(total: Tally, metric: Metric, pods: Pods, sample: int, kind: PodClass) 
 
 
 def replicas_for(
-    target: Target, total: Tally, ratio: float, current: int, tolerance: tuple[float, float]
+    target: MetricTarget, total: Tally, ratio: float, current: int, tolerance: tuple[float, float]
 ) -> int:
     """Turn a tally into a number of replicas, with the cautious guesses for pods that can't be measured.
 
@@ -203,7 +203,7 @@ def replicas_for(
 
 
 def replicas_for_value(
-    metric: Metric, series: Sequence[int], observed: Observed, tolerance: tuple[float, float]
+    metric: MetricSpec, series: Sequence[int], observed: Observed, tolerance: tuple[float, float]
 ) -> tuple[int, int | None]:
     """Turn an Object's value, or the sum of external series, into a number of replicas → that, and what is reported.
 
@@ -236,7 +236,7 @@ def _ceil(value: float) -> int:
 
 
 def propose(
-    metric: Metric, observed: Observed, tolerance: tuple[float, float], now: float, controller: Controller
+    metric: MetricSpec, observed: Observed, tolerance: tuple[float, float], now: float, controller: Controller
 ) -> Proposal:
     """Ask one metric for a number of replicas; a failure is an answer too.
 
@@ -264,7 +264,7 @@ def propose(
     return Proposal(metric, replicas, value, average)
 
 
-def _action(metric: Metric) -> str:
+def _action(metric: MetricSpec) -> str:
     """How the controller begins the error of a metric."""
     if metric.type not in {"Resource", "ContainerResource"}:
         return ""
@@ -273,14 +273,14 @@ def _action(metric: Metric) -> str:
     )
 
 
-def _subject(metric: Metric) -> str:
+def _subject(metric: MetricSpec) -> str:
     """How it continues "first error is:" when that metric stops the sync."""
     if metric.type not in _SUBJECTS:
         return ""
     return f"failed to get {_SUBJECTS[metric.type].format(metric.name)} value: "
 
 
-def _from_series(metric: Metric, observed: Observed, tolerance: tuple[float, float]) -> Proposal:
+def _from_series(metric: MetricSpec, observed: Observed, tolerance: tuple[float, float]) -> Proposal:
     series = observed.values.get(metric.key)
     if not series:
         api = "external" if metric.type == "External" else "custom"

@@ -20,14 +20,14 @@ PolicyType = Literal["Pods", "Percent"]
 SelectPolicy = Literal["Max", "Min", "Disabled"]
 
 
-class Target(Struct, frozen=True):
+class MetricTarget(Struct, frozen=True):
     """Where a metric should be: percent of the request for Utilization, milli-units for the others."""
 
     type: TargetType
     value: int
 
 
-class Metric(Struct, frozen=True):
+class MetricSpec(Struct, frozen=True):
     """One entry of `spec.metrics`.
 
     `container` belongs to ContainerResource, `described` ("Kind/name") to Object; `selector` is text as Kubernetes
@@ -36,7 +36,7 @@ class Metric(Struct, frozen=True):
 
     type: MetricType
     name: str
-    target: Target
+    target: MetricTarget
     container: str = ""
     described: str = ""
     selector: str = ""
@@ -88,7 +88,7 @@ class Behavior(Struct, frozen=True):
 
 DEFAULT_UP: Final = Rules(0, "Max", (Policy("Pods", 4, 15), Policy("Percent", 100, 15)))
 DEFAULT_DOWN: Final = Rules(None, "Max", (Policy("Percent", 100, 15),))
-DEFAULT_METRICS: Final = (Metric("Resource", "cpu", Target("Utilization", 80)),)
+DEFAULT_METRICS: Final = (MetricSpec("Resource", "cpu", MetricTarget("Utilization", 80)),)
 
 
 class Reference(Struct, frozen=True):
@@ -107,7 +107,7 @@ class Hpa(Struct, frozen=True):
     target: Reference
     min_replicas: int
     max_replicas: int
-    metrics: tuple[Metric, ...]
+    metrics: tuple[MetricSpec, ...]
     behavior: Behavior | None
 
 

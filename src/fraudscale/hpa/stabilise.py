@@ -1,6 +1,6 @@
 """Stabilisation: a move waits until every recommendation of its window agrees."""
 
-from fraudscale.hpa.status import Stage
+from fraudscale.hpa.status import DesiredReplicas
 
 Recommendations = list[tuple[int, float]]
 """(replicas, when), in no order of time: obsolete places are used again."""
@@ -8,7 +8,7 @@ Recommendations = list[tuple[int, float]]
 
 def stabilise(
     want: int, current: int, log: Recommendations, *, up_window: float, down_window: float, now: float
-) -> Stage:
+) -> DesiredReplicas:
     """Stabilise with `spec.behavior`: go no further than all recommendations of both windows allow.
 
     A recommendation that is exactly one window old is out. The reason is `ReadyForNewScale` if nothing was held back.
@@ -30,11 +30,11 @@ def stabilise(
             high = value
     stable = min(max(current, low), high)
     if stable == want:
-        return Stage(stable, "ReadyForNewScale")
-    return Stage(stable, "ScaleUpStabilized" if want >= current else "ScaleDownStabilized")
+        return DesiredReplicas(stable, "ReadyForNewScale")
+    return DesiredReplicas(stable, "ScaleUpStabilized" if want >= current else "ScaleDownStabilized")
 
 
-def stabilise_plain(want: int, log: Recommendations, *, window: float, now: float) -> Stage:
+def stabilise_plain(want: int, log: Recommendations, *, window: float, now: float) -> DesiredReplicas:
     """Stabilise without `spec.behavior`: the highest of the window, in which an edge counts as inside.
 
     Nothing holds it at the current number: an old high recommendation undoes a manual step down.
@@ -44,7 +44,7 @@ def stabilise_plain(want: int, log: Recommendations, *, window: float, now: floa
     for value, at in log:
         if value > stable and at >= since:
             stable = value
-    return Stage(stable, "ReadyForNewScale" if stable == want else "ScaleDownStabilized")
+    return DesiredReplicas(stable, "ReadyForNewScale" if stable == want else "ScaleDownStabilized")
 
 
 def remember(log: Recommendations, want: int, *, window: float, now: float) -> None:

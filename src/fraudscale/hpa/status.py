@@ -31,8 +31,8 @@ def message(reason: str, detail: str = "") -> str:
     return _MESSAGES.get(reason, _METRIC_FAILED).format(detail)
 
 
-class Stage(Struct, frozen=True):
-    """What a stage made of a number of replicas, and why."""
+class DesiredReplicas(Struct, frozen=True):
+    """The number of replicas that one stage of a sync asks for, and why."""
 
     value: int
     reason: str
@@ -55,7 +55,7 @@ class Condition(Struct, frozen=True):
         return message(self.reason, self.detail)
 
 
-class Event(Struct, frozen=True):
+class RecordedEvent(Struct, frozen=True):
     """What the controller would record for the HPA."""
 
     type: Literal["Normal", "Warning"]

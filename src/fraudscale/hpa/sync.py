@@ -5,12 +5,19 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from fraudscale.hpa.limit import Scalings, limit, limit_plain, record
+from fraudscale.hpa.limit import ScaleEvents, limit, limit_plain, record
 from fraudscale.hpa.pods import Observed
 from fraudscale.hpa.replicas import Combined, Proposal, combine
-from fraudscale.hpa.spec import Behavior, Controller, Hpa, Metric
+from fraudscale.hpa.spec import Behavior, Controller, Hpa, MetricSpec
 from fraudscale.hpa.stabilise import Recommendations, remember, stabilise, stabilise_plain
-from fraudscale.hpa.status import Condition, Conditions, Event, Stage, message, set_condition
+from fraudscale.hpa.status import (
+    Condition,
+    Conditions,
+    DesiredReplicas,
+    RecordedEvent,
+    message,
+    set_condition,
+)
 
 _DEFAULTS: Final = Controller()
 _ABOVE_MAX: Final = "Current number of replicas above Spec.MaxReplicas"
@@ -24,12 +31,12 @@ class Memory(Struct):
     """
 
     recommendations: Recommendations | None = None
-    ups: Scalings = msgspec.field(default_factory=list)
-    downs: Scalings = msgspec.field(default_factory=list)
+    ups: ScaleEvents = msgspec.field(default_factory=list)
+    downs: ScaleEvents = msgspec.field(default_factory=list)
     conditions: Conditions = msgspec.field(default_factory=dict)
 
 
-class Decision(Struct, frozen=True):
+class ScalingDecision(Struct, frozen=True):
     """What one sync decided and why.
 
     `want` is the metrics' raw answer; it, `stabilised` and `limited` are None where the sync never asked (the scale
@@ -43,11 +50,11 @@ class Decision(Struct, frozen=True):
     conditions: Conditions
     why: str = ""
     want: int | None = None
-    stabilised: Stage | None = None
-    limited: Stage | None = None
+    stabilised: DesiredReplicas | None = None
+    limited: DesiredReplicas | None = None
     proposals: tuple[Proposal, ...] = ()
-    winner: Metric | None = None
-    events: tuple[Event, ...] = ()
+    winner: MetricSpec | None = None
+    events: tuple[RecordedEvent, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -77,7 +84,7 @@ class Decision(Struct, frozen=True):
 
 def sync(
     hpa: Hpa, memory: Memory, observed: Observed, now: float, controller: Controller = _DEFAULTS
-) -> Decision:
+) -> ScalingDecision:
     """Decide once, as the controller of Kubernetes 1.36 does every 15 seconds.
 
     Args:
@@ -95,7 +102,7 @@ def sync(
         conditions.pop("ScaledToZero", None)
     if current == 0 and not _may_wake(hpa, conditions):
         set_condition(conditions, "ScalingActive", False, "ScalingDisabled", now)
-        return Decision(now, 0, 0, conditions.copy())
+        return ScalingDecision(now, 0, 0, conditions.copy())
     if current > hpa.max_replicas:
         return _to_boundary(hpa, memory, current, hpa.max_replicas, _ABOVE_MAX, now, controller)
     if 0 < current < hpa.min_replicas:
@@ -121,9 +128,9 @@ def _outside_metric(hpa: Hpa) -> bool:
 
 def _to_boundary(
     hpa: Hpa, memory: Memory, current: int, target: int, why: str, now: float, controller: Controller
-) -> Decision:
+) -> ScalingDecision:
     event = _rescale(hpa, memory, current, target, why, now, controller)
-    return Decision(now, current, target, memory.conditions.copy(), why, events=(event,))
+    return ScalingDecision(now, current, target, memory.conditions.copy(), why, events=(event,))
 
 
 def _by_metrics(
@@ -133,7 +140,7 @@ def _by_metrics(
     observed: Observed,
     now: float,
     controller: Controller,
-) -> Decision:
+) -> ScalingDecision:
     current, conditions = observed.replicas, memory.conditions
     combined = combine(hpa, observed, now, controller)
     events = _failures(combined) if combined.failed else ()
@@ -151,7 +158,7 @@ def _by_metrics(
         why = "All metrics below target"
     if target != current:
         events = (*events, _rescale(hpa, memory, current, target, why, now, controller))
-    return Decision(
+    return ScalingDecision(
         now,
         current,
         target,
@@ -174,7 +181,7 @@ def _normalise(
     current: int,
     now: float,
     controller: Controller,
-) -> tuple[Stage, Stage]:
+) -> tuple[DesiredReplicas, DesiredReplicas]:
     low, high, behavior = hpa.min_replicas, hpa.max_replicas, hpa.behavior
     if behavior is None:
         window = controller.downscale_window
@@ -196,21 +203,21 @@ def windows(behavior: Behavior, controller: Controller) -> tuple[int, int]:
     return 0 if up is None else up, controller.downscale_window if down is None else down
 
 
-def _failures(combined: Combined) -> tuple[Event, ...]:
+def _failures(combined: Combined) -> tuple[RecordedEvent, ...]:
     return tuple(
-        Event("Warning", proposal.failure, proposal.error)
+        RecordedEvent("Warning", proposal.failure, proposal.error)
         for proposal in combined.proposals
         if proposal.replicas is None
     )
 
 
 def _stopped(
-    memory: Memory, combined: Combined, events: tuple[Event, ...], current: int, now: float
-) -> Decision:
+    memory: Memory, combined: Combined, events: tuple[RecordedEvent, ...], current: int, now: float
+) -> ScalingDecision:
     first = next(proposal for proposal in combined.proposals if proposal.replicas is None)
     set_condition(memory.conditions, "ScalingActive", False, first.failure, now, first.error)
-    event = Event("Warning", "FailedComputeMetricsReplicas", combined.error)
-    return Decision(
+    event = RecordedEvent("Warning", "FailedComputeMetricsReplicas", combined.error)
+    return ScalingDecision(
         now,
         current,
         current,
@@ -222,7 +229,7 @@ def _stopped(
 
 def _rescale(
     hpa: Hpa, memory: Memory, before: int, after: int, why: str, now: float, controller: Controller
-) -> Event:
+) -> RecordedEvent:
     set_condition(memory.conditions, "AbleToScale", True, "SucceededRescale", now, str(after))
     if controller.scale_to_zero:
         slept = after == 0 and _outside_metric(hpa)
@@ -230,4 +237,4 @@ def _rescale(
         set_condition(memory.conditions, "ScaledToZero", slept, reason, now)
     if hpa.behavior is not None:
         record(hpa.behavior, memory.ups, memory.downs, before=before, after=after, now=now)
-    return Event("Normal", "SuccessfulRescale", f"New size: {after}; reason: {why}")
+    return RecordedEvent("Normal", "SuccessfulRescale", f"New size: {after}; reason: {why}")

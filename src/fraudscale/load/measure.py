@@ -107,7 +107,7 @@ class Measures:
         return self.windows[min(max(int(at / self.width), 0), len(self.windows) - 1)]
 
 
-class Stop:
+class StopRequest:
     """Asked for by Ctrl-C: once to send no more, twice to wait no more for answers."""
 
     def __init__(self) -> None:

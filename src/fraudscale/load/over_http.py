@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from fraudscale.errors import FraudscaleError
-from fraudscale.load.measure import Item, Items, Measures, Stop
+from fraudscale.load.measure import Item, Items, Measures, StopRequest
 
 SWEEP_SECONDS: Final = 0.05
 OPEN_AT_ONCE: Final = 8
@@ -32,7 +32,7 @@ class Unreachable(FraudscaleError):
 
 
 @dataclass(frozen=True)
-class Target:
+class HttpTarget:
     """Where the requests go, and from where."""
 
     url: str
@@ -52,7 +52,7 @@ class Target:
 class _Connection(asyncio.Protocol):
     """One connection: writes a request, and tells the sender what became of it."""
 
-    def __init__(self, sender: "HttpSender") -> None:
+    def __init__(self, sender: "HttpLoad") -> None:
         self._sender = sender
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
@@ -92,10 +92,12 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
-class HttpSender:
+class HttpLoad:
     """Sends items when they are due, until there are no more or a stop is asked for."""
 
-    def __init__(self, target: Target, items: Items, seconds: float, measures: Measures, stop: Stop) -> None:
+    def __init__(
+        self, target: HttpTarget, items: Items, seconds: float, measures: Measures, stop: StopRequest
+    ) -> None:
         """Prepare a run.
 
         Args:

@@ -8,7 +8,7 @@ from typing import Final
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.scores import Score, ScoreReader
 from fraudscale.kafka.send import TimedSender
-from fraudscale.load.measure import Item, Items, Measures, Stop
+from fraudscale.load.measure import Item, Items, Measures, StopRequest
 
 CLIENT: Final = "fraudscale-load"
 READ_RECORDS: Final = 2000
@@ -69,10 +69,10 @@ class Repeats:
         return False
 
 
-class KafkaSender:
+class KafkaLoad:
     """Sends items when they are due, and waits for their committed scores."""
 
-    def __init__(self, settings: KafkaSettings, items: Items, measures: Measures, stop: Stop) -> None:
+    def __init__(self, settings: KafkaSettings, items: Items, measures: Measures, stop: StopRequest) -> None:
         """Prepare a run.
 
         Args:

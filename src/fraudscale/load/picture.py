@@ -12,7 +12,7 @@ from fraudscale.load.report import Report
 
 _BLUE, _RED, _GREY, _LIGHT, _GREEN = "#1f5fa8", "#c23b22", "#6b6b6b", "#9db9dc", "#2e7d4f"
 
-Panel = Callable[[Axes, Report], None]
+_DrawPanel = Callable[[Axes, Report], None]
 
 
 def draw(report: Report, path: Path) -> None:
@@ -21,7 +21,7 @@ def draw(report: Report, path: Path) -> None:
     Raises:
         OSError: the file can't be written.
     """
-    panels: list[tuple[Panel, float]] = [(_rates, 2), (_latencies, 2.2), (_waiting, 1.4)]
+    panels: list[tuple[_DrawPanel, float]] = [(_rates, 2), (_latencies, 2.2), (_waiting, 1.4)]
     if report.replicas:
         panels.append((_replicas, 0.8))
     heights = [height for _, height in panels]

@@ -4,9 +4,9 @@ from typing import Final
 
 import msgspec
 
+from fraudscale.load.arrivals import Schedule, offered
 from fraudscale.load.history import History
 from fraudscale.load.measure import Measures, Times
-from fraudscale.load.shapes import Schedule, offered
 
 KEPT_SHARE: Final = 0.99
 """Least share of the offered rate that was achieved."""
@@ -40,7 +40,7 @@ class Point(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True):
-    """What was ordered."""
+    """What was asked for."""
 
     over: str
     target: str
@@ -89,7 +89,7 @@ def build(
     """Put the figures together.
 
     Args:
-        run: what was ordered.
+        run: what was asked for.
         schedule: says what was to be sent.
         measures: what happened.
         stopped_at: seconds after the start at which Ctrl-C ended the sending, else None.

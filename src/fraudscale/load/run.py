@@ -1,4 +1,4 @@
-"""A load test from order to report: what is sent, how, and what is written about it."""
+"""A load test from its options to its report: what is sent, how, and what is written about it."""
 
 import asyncio
 import ipaddress
@@ -19,12 +19,12 @@ import uvloop
 from fraudscale.config import KafkaSettings
 from fraudscale.errors import InputError
 from fraudscale.load import report as reporting
+from fraudscale.load.arrivals import Schedule, Shape, ShapedArrivals, instants
 from fraudscale.load.history import history
-from fraudscale.load.measure import Item, Items, Measures, Stop
-from fraudscale.load.over_http import HttpSender, Target
-from fraudscale.load.over_kafka import KafkaSender
+from fraudscale.load.measure import Item, Items, Measures, StopRequest
+from fraudscale.load.over_http import HttpLoad, HttpTarget
+from fraudscale.load.over_kafka import KafkaLoad
 from fraudscale.load.progress import Live
-from fraudscale.load.shapes import Schedule, Shape, Shaped, instants
 from fraudscale.load.transactions import Recording, encoded, generated
 
 SECONDS: Final = 60.0
@@ -34,16 +34,16 @@ MAX_SECONDS: Final = 30 * 86400.0
 PICTURES: Final = (".png", ".svg")
 
 
-class BadOrder(InputError):
-    """The order can't be carried out as it stands; the message says what to change."""
+class InvalidLoadTest(InputError):
+    """The test can't be carried out as it stands; the message says what to change."""
 
 
 @dataclass(frozen=True)
-class Order:
+class LoadTest:
     """What a person asks for; None where nothing was said."""
 
     over: Literal["http", "kafka"]
-    target: Target
+    target: HttpTarget
     """For HTTP."""
     rate: float | None = None
     """Transactions a second; `shapes` says what a shape makes of it."""
@@ -60,11 +60,11 @@ class Order:
         """Check what is cheap to check.
 
         Raises:
-            BadOrder: says what is wrong.
+            InvalidLoadTest: says what is wrong.
         """
         for wrong, message in self._wrongs():
             if wrong:
-                raise BadOrder(message)
+                raise InvalidLoadTest(message)
 
     def _wrongs(self) -> Iterator[tuple[bool, str]]:
         recorded = self.shape is Shape.RECORDED
@@ -128,7 +128,7 @@ def _is_address(text: str) -> bool:
 
 
 def run(
-    order: Order,
+    test: LoadTest,
     kafka: KafkaSettings,
     prometheus: str | None,
     *,
@@ -139,8 +139,8 @@ def run(
     Ctrl-C ends the sending, and the report is about what was done; a second one doesn't wait for answers.
 
     Args:
-        order: what to send.
-        kafka: brokers and topics, where the order is for Kafka.
+        test: what to send.
+        kafka: brokers and topics, where the test is for Kafka.
         prometheus: address that knows queue and replicas over time, if there is one.
         as_json: JSON on stdout, and the table on stderr.
 
@@ -149,57 +149,57 @@ def run(
         are missing or doubled.
 
     Raises:
-        BadOrder, BadRecording: the user's input is the cause.
+        InvalidLoadTest, BadRecording: the user's input is the cause.
         Unreachable, BrokerUnavailable: nothing answers there.
         OSError: a file can't be written.
     """
-    order.check()
-    schedule, items = _plan(order, seed=time.time_ns() % 2**32)
-    measures, stop = Measures(schedule.seconds), Stop()
+    test.check()
+    schedule, items = _plan(test, seed=time.time_ns() % 2**32)
+    measures, stop = Measures(schedule.seconds), StopRequest()
     began = datetime.now(UTC)
     with _stopped_by_signals(stop), Live(measures, schedule.seconds) as live:
-        _send(order, kafka, schedule, items, measures, stop, live.started)
+        _send(test, kafka, schedule, items, measures, stop, live.started)
     past = history(
         prometheus, began.timestamp(), time.time(), topic=kafka.kafka_topic, group=kafka.kafka_group
     )
-    ordered = _describe(order, kafka, schedule, began)
-    result = reporting.build(ordered, schedule, measures, stop.at, past)
-    _write(order, result, as_json=as_json)
+    described = _describe(test, kafka, schedule, began)
+    result = reporting.build(described, schedule, measures, stop.at, past)
+    _write(test, result, as_json=as_json)
     return 0 if result.good else 1
 
 
-def _plan(order: Order, seed: int) -> tuple[Schedule, Items]:
-    if order.replay is not None:
-        recording = Recording(order.replay)
-        schedule: Schedule = recording.schedule(order.speed, order.seconds)
+def _plan(test: LoadTest, seed: int) -> tuple[Schedule, Items]:
+    if test.replay is not None:
+        recording = Recording(test.replay)
+        schedule: Schedule = recording.schedule(test.speed, test.seconds)
         transactions = recording.transactions()
     else:
-        shape = order.shape or Shape.CONSTANT
-        schedule = Shaped(shape, order.rate or RATE, order.seconds or SECONDS, order.even, seed)
+        shape = test.shape or Shape.CONSTANT
+        schedule = ShapedArrivals(shape, test.rate or RATE, test.seconds or SECONDS, test.even, seed)
         transactions = generated(seed)
     sent = zip(instants(schedule), encoded(transactions), strict=False)
     return schedule, (Item(due, key, body) for due, (key, body) in sent)
 
 
 def _send(
-    order: Order,
+    test: LoadTest,
     kafka: KafkaSettings,
     schedule: Schedule,
     items: Items,
     measures: Measures,
-    stop: Stop,
+    stop: StopRequest,
     started: Callable[[float], None],
 ) -> None:
-    if order.over == "kafka":
-        KafkaSender(kafka, items, measures, stop).run(started)
+    if test.over == "kafka":
+        KafkaLoad(kafka, items, measures, stop).run(started)
         return
-    sender = HttpSender(order.target, items, schedule.seconds, measures, stop)
+    sender = HttpLoad(test.target, items, schedule.seconds, measures, stop)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(sender.run(started))
 
 
 @contextmanager
-def _stopped_by_signals(stop: Stop) -> Iterator[None]:
+def _stopped_by_signals(stop: StopRequest) -> Iterator[None]:
     before = {which: signal.signal(which, stop.ask) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -208,31 +208,31 @@ def _stopped_by_signals(stop: Stop) -> Iterator[None]:
             signal.signal(which, handler)
 
 
-def _describe(order: Order, kafka: KafkaSettings, schedule: Schedule, began: datetime) -> reporting.Run:
-    recorded = order.replay is not None
+def _describe(test: LoadTest, kafka: KafkaSettings, schedule: Schedule, began: datetime) -> reporting.Run:
+    recorded = test.replay is not None
     topic = f"{kafka.kafka_topic} at {kafka.kafka_bootstrap_servers}"
     return reporting.Run(
-        over=order.over,
-        target=topic if order.over == "kafka" else order.target.url,
-        shape=Shape.RECORDED if recorded else order.shape or Shape.CONSTANT,
-        arrivals="recorded" if recorded else "even" if order.even else "Poisson",
+        over=test.over,
+        target=topic if test.over == "kafka" else test.target.url,
+        shape=Shape.RECORDED if recorded else test.shape or Shape.CONSTANT,
+        arrivals="recorded" if recorded else "even" if test.even else "Poisson",
         seconds=round(schedule.seconds, 3),
         started_at=began.isoformat(timespec="seconds").replace("+00:00", "Z"),
     )
 
 
-def _write(order: Order, result: reporting.Report, *, as_json: bool) -> None:
+def _write(test: LoadTest, result: reporting.Report, *, as_json: bool) -> None:
     text = reporting.table(result)
     content = msgspec.json.format(msgspec.json.encode(result))
     print(text, file=sys.stderr if as_json else sys.stdout)
     if as_json:
         print(content.decode())  # noqa: T201 - the report is what the command is for
-    if order.saved is not None:
-        order.saved.write_bytes(content + b"\n")
-    if order.picture is not None:
+    if test.saved is not None:
+        test.saved.write_bytes(content + b"\n")
+    if test.picture is not None:
         from fraudscale.load import picture  # noqa: PLC0415 - matplotlib takes a second to import
 
-        picture.draw(result, order.picture)
-    for path in (order.saved, order.picture):
+        picture.draw(result, test.picture)
+    for path in (test.saved, test.picture):
         if path is not None:
             print(f"written: {path}", file=sys.stderr)  # noqa: T201

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import numpy as np
 
+from fraudscale.arrays import Floats
 from fraudscale.errors import InputError
-from fraudscale.load.shapes import Floats, Recorded
+from fraudscale.load.arrivals import RecordedArrivals
 from fraudscale.scoring import codec
 from fraudscale.scoring.records import Transaction
-from fraudscale.synthetic import Population
+from fraudscale.synthetic import SyntheticTransactions
 
 if TYPE_CHECKING:
     import polars as pl
@@ -27,9 +28,9 @@ class BadRecording(InputError):
 
 def generated(seed: int) -> Iterator[Transaction]:
     """Yield transactions of this moment, without end; each seed has ids of its own."""
-    population = Population(seed)
+    generator = SyntheticTransactions(seed)
     while True:
-        for labelled in population.at(datetime.now(UTC), _AHEAD):
+        for labelled in generator.at(datetime.now(UTC), _AHEAD):
             yield labelled.transaction
 
 
@@ -53,12 +54,12 @@ class Recording:
         self._check(path)
         self._frame = self._frame[order]
 
-    def schedule(self, speed: float, seconds: float | None) -> Recorded:
+    def schedule(self, speed: float, seconds: float | None) -> RecordedArrivals:
         """Keep the gaps, `speed` times as fast; leave out what comes after so many seconds of the run."""
         times = (self._at - self._at[0]) / speed
         if seconds is not None:
             times = times[times < seconds]
-        return Recorded(times, seconds or max(float(times[-1]), 1.0))
+        return RecordedArrivals(times, seconds or max(float(times[-1]), 1.0))
 
     def transactions(self) -> Iterator[Transaction]:
         for row in self._frame.iter_rows(named=True):

@@ -13,7 +13,7 @@ from fraudscale.kafka.client import BrokerUnavailable
 from fraudscale.kafka.send import Sender
 from fraudscale.scoring import codec
 from fraudscale.scoring.records import Transaction
-from fraudscale.synthetic import Population
+from fraudscale.synthetic import SyntheticTransactions
 from fraudscale.telemetry import logs
 from fraudscale.telemetry.logs import Logger
 
@@ -49,9 +49,9 @@ class Pace:
 class Source:
     """Transactions of this moment, for several threads."""
 
-    def __init__(self, population: Population, ahead: int = 20) -> None:
+    def __init__(self, transactions: SyntheticTransactions, ahead: int = 20) -> None:
         """Draw `ahead` at a time: one by one they would cost ten times as much."""
-        self._population = population
+        self._transactions = transactions
         self._ahead = ahead
         self._ready: list[Transaction] = []
         self._lock = threading.Lock()
@@ -59,7 +59,7 @@ class Source:
     def next(self) -> Transaction:
         with self._lock:
             if not self._ready:
-                drawn = self._population.at(datetime.now(UTC), self._ahead)
+                drawn = self._transactions.at(datetime.now(UTC), self._ahead)
                 self._ready = [labelled.transaction for labelled in drawn]
             return self._ready.pop()
 
@@ -152,7 +152,7 @@ def run(
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     log = logs.set_up(log_settings, process="traffic")
     # Ids derive from the seed: each run needs its own, or its transactions would look like duplicates.
-    source = Source(Population(seed=time.time_ns() % 2**32))
+    source = Source(SyntheticTransactions(seed=time.time_ns() % 2**32))
     sender = Sender(kafka, "fraudscale-traffic")
     doors = [
         (Door("http", HttpSender(url).send, log), http_rate),

@@ -1,1 +1,1 @@
-"""Rehearsal: what an HPA would do with a load, in simulated time, and what its users would feel."""
+"""Rehearsal: what an HPA would do with a load, in simulated time, and how long requests would take."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from fraudscale.hpa import MEBIBYTE_MILLI, Container, Observed, Pods
-from fraudscale.rehearsal.trace import Segment, Trace
+from fraudscale.rehearsal.trace import LoadTrace, Segment
 
 SAMPLE_WINDOW_S: Final = 15.0
 YOUNG_S: Final = 300.0
@@ -42,7 +42,7 @@ class Load:
 class Deployment:
     """A Deployment under the load of a trace: `observe` what the controller would see, then `scale` to what it says."""
 
-    trace: Trace
+    trace: LoadTrace
     replicas: int
     steps: list[tuple[float, int]] = field(default_factory=list)
     """(seconds, change of the number of ready pods), in order of making; a pod that goes before it is ready has two that

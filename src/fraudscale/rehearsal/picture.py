@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from fraudscale.rehearsal.queueing import Felt, Service
+from fraudscale.arrays import Floats
+from fraudscale.rehearsal.queueing import LatencyEstimate, Service
 from fraudscale.rehearsal.rehearse import Rehearsal
 from fraudscale.rehearsal.report import clock, cpu_target
 
@@ -48,7 +49,9 @@ _ENDS: Final = ((3 * 86_400, 86_400, "days"), (3 * 3600, 3600, "hours"), (0, 60,
 _SAME: Final[Any] = {"svg.hashsalt": "fraudscale", "svg.fonttype": "path"}
 
 
-def draw(path: Path, rehearsals: Sequence[Rehearsal], felt: Sequence[Felt], service: Service) -> None:
+def draw(
+    path: Path, rehearsals: Sequence[Rehearsal], estimates: Sequence[LatencyEstimate], service: Service
+) -> None:
     """Write the picture; its format is its name's ending.
 
     Raises:
@@ -60,8 +63,8 @@ def draw(path: Path, rehearsals: Sequence[Rehearsal], felt: Sequence[Felt], serv
         4, len(rehearsals), sharex=True, sharey="row", squeeze=False, height_ratios=(1, 1, 1.6, 1)
     )
     latency = [
-        _column(axes[:, column], rehearsal, its, service)
-        for column, (rehearsal, its) in enumerate(zip(rehearsals, felt, strict=True))
+        _column(axes[:, column], rehearsal, estimate, service)
+        for column, (rehearsal, estimate) in enumerate(zip(rehearsals, estimates, strict=True))
     ]
     # Only now: a limit that is set keeps a row from growing with its other columns.
     for panel in axes.flat:
@@ -74,38 +77,40 @@ def draw(path: Path, rehearsals: Sequence[Rehearsal], felt: Sequence[Felt], serv
         figure.savefig(path, metadata=metadata)
 
 
-def _column(axes: npt.NDArray[Any], rehearsal: Rehearsal, felt: Felt, service: Service) -> Axes:
+def _column(
+    axes: npt.NDArray[Any], rehearsal: Rehearsal, estimate: LatencyEstimate, service: Service
+) -> Axes:
     load, use, replicas, waiting = axes
     for panel in axes:
         plain(panel)
     load.set_title(rehearsal.file, loc="left", fontsize=11, y=1.1)
-    _load(load, rehearsal, felt, service)
-    _use(use, rehearsal, felt)
+    _load(load, rehearsal, estimate, service)
+    _use(use, rehearsal, estimate)
     _replicas(replicas, rehearsal)
-    latency = _waiting(waiting, felt)
+    latency = _waiting(waiting, estimate)
     time_axis(waiting, rehearsal.trace.seconds)
     return latency
 
 
-def _load(axes: Axes, rehearsal: Rehearsal, felt: Felt, service: Service) -> None:
+def _load(axes: Axes, rehearsal: Rehearsal, estimate: LatencyEstimate, service: Service) -> None:
     pod = service.capacity(rehearsal.trace.cpu_request_m)
-    _steps(axes, felt, felt.cpu_m / 1000, color=BLUE, label="load")
-    _steps(axes, felt, felt.ready * pod / 1000, color=GREY, linestyle=":", label="ready pods can do")
+    _steps(axes, estimate, estimate.cpu_m / 1000, color=BLUE, label="load")
+    _steps(axes, estimate, estimate.ready * pod / 1000, color=GREY, linestyle=":", label="ready pods can do")
     axes.set(ylabel="CPU, cores")
     legend(axes)
 
 
-def _use(axes: Axes, rehearsal: Rehearsal, felt: Felt) -> None:
+def _use(axes: Axes, rehearsal: Rehearsal, estimate: LatencyEstimate) -> None:
     request = rehearsal.trace.cpu_request_m
-    percent = 100 * felt.cpu_m / np.maximum(felt.ready, 1) / request
-    _steps(axes, felt, percent, color=BLUE, label="CPU of a ready pod")
-    memory = 100 * felt.memory_mi / rehearsal.trace.memory_request_mi
-    _steps(axes, felt, memory, color=GREEN, linewidth=0.9, label="memory of a pod")
+    percent = 100 * estimate.cpu_m / np.maximum(estimate.ready, 1) / request
+    _steps(axes, estimate, percent, color=BLUE, label="CPU of a ready pod")
+    memory = 100 * estimate.memory_mi / rehearsal.trace.memory_request_mi
+    _steps(axes, estimate, memory, color=GREEN, linewidth=0.9, label="memory of a pod")
     target = cpu_target(rehearsal.hpa, request)
     if target is not None:
         axes.axhline(target, color=RED, linewidth=0.9, linestyle="--", label=f"CPU target {target:g} %")
         over = np.append(np.maximum(percent, target), target)
-        ends = np.append(felt.start, felt.start[-1] + felt.length[-1])
+        ends = np.append(estimate.start, estimate.start[-1] + estimate.length[-1])
         axes.fill_between(ends, over, target, step="post", color=RED, alpha=0.15, linewidth=0)
     axes.set(ylabel="percent of the request")
     legend(axes)
@@ -155,11 +160,11 @@ def _reasons(axes: Axes, rehearsal: Rehearsal) -> None:
         )
 
 
-def _waiting(axes: Axes, felt: Felt) -> Axes:
-    _steps(axes, felt, felt.backlog, color=RED, label="backlog")
+def _waiting(axes: Axes, estimate: LatencyEstimate) -> Axes:
+    _steps(axes, estimate, estimate.backlog, color=RED, label="backlog")
     axes.set(ylabel="requests waiting")
     latency = axes.twinx()
-    _steps(latency, felt, 1000 * felt.quantiles(0.95), color=BLUE, linewidth=0.9, label="latency p95")
+    _steps(latency, estimate, 1000 * estimate.quantiles(0.95), color=BLUE, linewidth=0.9, label="latency p95")
     latency.set(ylabel="p95, ms", yscale="log")
     latency.yaxis.set_major_formatter(_MILLISECONDS)
     latency.yaxis.set_minor_formatter(_MILLISECONDS)
@@ -170,9 +175,9 @@ def _waiting(axes: Axes, felt: Felt) -> Axes:
     return latency
 
 
-def _steps(axes: Axes, felt: Felt, values: npt.NDArray[np.float64], **style: Any) -> None:
+def _steps(axes: Axes, estimate: LatencyEstimate, values: Floats, **style: Any) -> None:
     axes.step(
-        np.append(felt.start, felt.start[-1] + felt.length[-1]),
+        np.append(estimate.start, estimate.start[-1] + estimate.length[-1]),
         np.append(values, values[-1]),
         where="post",
         **style,

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from fraudscale.errors import FraudscaleError
-from fraudscale.rehearsal.trace import Segment, Setup, Trace, TraceError, of_load
+from fraudscale.rehearsal.trace import LoadTrace, Segment, Setup, TraceError, of_load
 
 ASK_SECONDS: Final = 30.0
 MAX_POINTS: Final = 10_000
@@ -41,7 +41,7 @@ class _Answer(msgspec.Struct):
     error: str = ""
 
 
-def trace(url: str, window_s: float, now: float, setup: Setup) -> Trace:
+def trace(url: str, window_s: float, now: float, setup: Setup) -> LoadTrace:
     """Read the last `window_s` seconds before `now` (seconds since 1970), in steps of one sync period.
 
     The load of a moment without an answer is that of the moment before. Replicas start as many as there were.

@@ -1,4 +1,4 @@
-"""From utilisation to what users feel: waiting, backlog and latency at the replicas.
+"""The latency estimate: from utilisation to waiting, backlog and response times at the replicas.
 
 Each replica is an M/M/1 queue of its own: a balancer that doesn't see the queues splits a Poisson stream at random, so
 each replica gets a Poisson stream, and response times are exponential with mean s / (1 − ρ), where s is the time of one
@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from fraudscale.arrays import Bools, Floats
 from fraudscale.rehearsal.rehearse import Rehearsal
-
-Floats = npt.NDArray[np.float64]
 
 CORE_M: Final = 1000.0
 BUSIEST: Final = 0.99
@@ -45,8 +43,11 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Felt:
-    """The whole time cut into pieces in which load and ready pods don't change; arrays have one number a piece."""
+class LatencyEstimate:
+    """How long requests take, over the whole time, cut into pieces in which load and ready pods don't change.
+
+    Arrays have one number per piece.
+    """
 
     start: Floats
     """Seconds."""
@@ -66,7 +67,7 @@ class Felt:
     """Time in the backlog of what arrives in the middle of the piece."""
     response_s: Floats
     """Mean of the exponential time at the replica, after that delay."""
-    busy: npt.NDArray[np.bool_]
+    busy: Bools
     """Whether more arrives than the ready pods can do, or some still waits."""
 
     def quantile(self, p: float) -> float:
@@ -86,8 +87,8 @@ class Felt:
         return self.delay_s - self.response_s * math.log(1 - p)
 
 
-def feel(rehearsal: Rehearsal, service: Service) -> Felt:
-    """Let the load meet the ready pods of a rehearsal."""
+def estimate_latency(rehearsal: Rehearsal, service: Service) -> LatencyEstimate:
+    """Estimate how long requests take at the ready pods of a rehearsal."""
     trace = rehearsal.trace
     edges = _edges(rehearsal)
     start, length = edges[:-1], np.diff(edges)
@@ -99,7 +100,7 @@ def feel(rehearsal: Rehearsal, service: Service) -> Felt:
     backlog = _backlog((cpu - ready * pod) * length)
     before = np.concatenate(([0.0], backlog[:-1]))
     use = np.minimum(cpu / np.maximum(ready * pod, 1e-9), BUSIEST)
-    return Felt(
+    return LatencyEstimate(
         start=start,
         length=length,
         cpu_m=cpu,

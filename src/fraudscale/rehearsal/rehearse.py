@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fraudscale.hpa import Decision, Hpa, ManifestError, Memory, read_manifest, sync
+from fraudscale.hpa import Hpa, ManifestError, Memory, ScalingDecision, read_manifest, sync
 from fraudscale.rehearsal.deployment import Deployment
-from fraudscale.rehearsal.trace import Trace
+from fraudscale.rehearsal.trace import LoadTrace
 
 RESOURCES = ("cpu", "memory")
 
@@ -17,15 +17,15 @@ class Rehearsal:
 
     file: str
     hpa: Hpa
-    trace: Trace
+    trace: LoadTrace
     initial_replicas: int
-    decisions: list[Decision]
+    decisions: list[ScalingDecision]
     """One a tick, the first at 0."""
     ready_steps: list[tuple[float, int]]
     """(seconds, change of the number of ready pods), in order of time; those of the start before 0."""
 
     @property
-    def changes(self) -> list[Decision]:
+    def changes(self) -> list[ScalingDecision]:
         return [d for d in self.decisions if d.changed]
 
 
@@ -51,7 +51,7 @@ def read_hpa(path: Path) -> Hpa:
     return hpa
 
 
-def rehearse(file: str, hpa: Hpa, trace: Trace) -> Rehearsal:
+def rehearse(file: str, hpa: Hpa, trace: LoadTrace) -> Rehearsal:
     """Let a fresh controller run over a trace.
 
     Args:

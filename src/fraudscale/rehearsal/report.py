@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from fraudscale.hpa import KUBERNETES, MEBIBYTE_MILLI, Decision, Hpa, Metric
-from fraudscale.rehearsal.queueing import Felt, Floats, Service
+from fraudscale.arrays import Bools, Floats
+from fraudscale.hpa import KUBERNETES, MEBIBYTE_MILLI, Hpa, MetricSpec, ScalingDecision
+from fraudscale.rehearsal.queueing import LatencyEstimate, Service
 from fraudscale.rehearsal.rehearse import Rehearsal, whole
 
 OSCILLATION_S: Final = 600.0
@@ -52,20 +52,20 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     waiting_at_end: float
 
 
-def summarise(rehearsal: Rehearsal, felt: Felt) -> Summary:
-    """Work out the figures of a rehearsal and of what it let users feel."""
+def summarise(rehearsal: Rehearsal, estimate: LatencyEstimate) -> Summary:
+    """Work out the figures of a rehearsal and of its latency estimate."""
     replicas = _replicas(rehearsal)
     spans = [(end - t, n) for (t, n), (end, _) in pairwise([*replicas, (rehearsal.trace.seconds, 0)])]
     pod_seconds = sum(span * n for span, n in spans)
     changes = rehearsal.changes
     turns = most_turns(changes)
-    slowest = np.where(felt.requests > 0, felt.quantiles(0.95), 0.0)
+    slowest = np.where(estimate.requests > 0, estimate.quantiles(0.95), 0.0)
     worst = int(slowest.argmax())
     lasting = [n for span, n in spans if span > 0]
     return Summary(
         pod_seconds=whole(pod_seconds),
         pod_hours=round(pod_seconds / 3600, 3),
-        seconds_over_target=whole(float(felt.length[_over_target(rehearsal, felt)].sum())),
+        seconds_over_target=whole(float(estimate.length[_over_target(rehearsal, estimate)].sum())),
         least_replicas=min(lasting),
         most_replicas=max(lasting),
         scale_ups=sum(d.target > d.current for d in changes),
@@ -74,19 +74,19 @@ def summarise(rehearsal: Rehearsal, felt: Felt) -> Summary:
         ticks_without_decision=sum(d.want is None and not d.changed for d in rehearsal.decisions),
         direction_changes_per_10_min=turns,
         oscillates=turns >= OSCILLATION_TURNS,
-        requests=round(float(felt.requests.sum())),
-        p50_ms=_ms(felt.quantile(0.50)),
-        p95_ms=_ms(felt.quantile(0.95)),
-        p99_ms=_ms(felt.quantile(0.99)),
+        requests=round(float(estimate.requests.sum())),
+        p50_ms=_ms(estimate.quantile(0.50)),
+        p95_ms=_ms(estimate.quantile(0.95)),
+        p99_ms=_ms(estimate.quantile(0.99)),
         worst_p95_ms=_ms(float(slowest[worst])),
-        worst_at_s=whole(float(felt.start[worst])),
-        most_waiting=round(float(felt.backlog.max())),
-        seconds_waiting=whole(float(felt.length[felt.busy].sum())),
-        waiting_at_end=round(float(felt.backlog[-1])),
+        worst_at_s=whole(float(estimate.start[worst])),
+        most_waiting=round(float(estimate.backlog.max())),
+        seconds_waiting=whole(float(estimate.length[estimate.busy].sum())),
+        waiting_at_end=round(float(estimate.backlog[-1])),
     )
 
 
-def most_turns(changes: Sequence[Decision]) -> int:
+def most_turns(changes: Sequence[ScalingDecision]) -> int:
     """Count the changes of direction within the ten minutes that have most of them."""
     turns = np.array(
         [
@@ -159,7 +159,7 @@ def _story(rehearsal: Rehearsal) -> list[str]:
     return [*lines, f"  … and {rest} more; --json has all of them"] if rest > 0 else lines
 
 
-def _decision(d: Decision) -> dict[str, Any]:
+def _decision(d: ScalingDecision) -> dict[str, Any]:
     return {
         "t": d.at,
         "from": d.current,
@@ -173,26 +173,27 @@ def _decision(d: Decision) -> dict[str, Any]:
     }
 
 
-def _proposal(metric: Metric, value: int | None, replicas: int | None, error: str) -> dict[str, Any]:
+def _proposal(metric: MetricSpec, value: int | None, replicas: int | None, error: str) -> dict[str, Any]:
     found: dict[str, Any] = {"value": value, "target": metric.target.value, "replicas": replicas}
     return found | {"error": error} if error else found
 
 
-def _over_target(rehearsal: Rehearsal, felt: Felt) -> npt.NDArray[np.bool_]:
-    """One truth value a piece of `felt`."""
-    over: npt.NDArray[np.bool_] = (felt.ready == 0) & (felt.cpu_m > 0)
+def _over_target(rehearsal: Rehearsal, estimate: LatencyEstimate) -> Bools:
+    """One truth value a piece of `estimate`."""
+    over: Bools = (estimate.ready == 0) & (estimate.cpu_m > 0)
     for metric in rehearsal.hpa.metrics:
-        over |= (felt.ready > 0) & (_use(metric, rehearsal, felt) > metric.target.value)
+        over |= (estimate.ready > 0) & (_use(metric, rehearsal, estimate) > metric.target.value)
     return over
 
 
-def _use(metric: Metric, rehearsal: Rehearsal, felt: Felt) -> Floats:
+def _use(metric: MetricSpec, rehearsal: Rehearsal, estimate: LatencyEstimate) -> Floats:
     """What a ready pod uses, in the unit of the metric's target."""
     if metric.name == "cpu":
         # The controller's view of a pod: milli-cores rounded down.
-        used, request = felt.cpu_m // np.maximum(felt.ready, 1), rehearsal.trace.cpu_request_m
+        used, request = estimate.cpu_m // np.maximum(estimate.ready, 1), rehearsal.trace.cpu_request_m
     else:
-        used, request = felt.memory_mi * MEBIBYTE_MILLI, rehearsal.trace.memory_request_mi * MEBIBYTE_MILLI
+        used = estimate.memory_mi * MEBIBYTE_MILLI
+        request = rehearsal.trace.memory_request_mi * MEBIBYTE_MILLI
     return 100 * used / request if metric.target.type == "Utilization" else used
 
 

@@ -1,22 +1,22 @@
 """What `fraudscale rehearse` does: a load, some HPAs, and what became of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from fraudscale.errors import InputError
 from fraudscale.rehearsal import prometheus, report, shapes, trace
-from fraudscale.rehearsal.queueing import Felt, Service, feel
+from fraudscale.rehearsal.queueing import LatencyEstimate, Service, estimate_latency
 from fraudscale.rehearsal.rehearse import Rehearsal, read_hpa, rehearse
-from fraudscale.rehearsal.suggest import Progress, Suggestion, suggest
-from fraudscale.rehearsal.trace import Setup, Trace
+from fraudscale.rehearsal.suggest import Suggestion, suggest
+from fraudscale.rehearsal.trace import LoadTrace, Setup
 
 PICTURES: Final = (".svg", ".png", ".pdf")
 
 
 @dataclass(frozen=True)
-class Order:
+class RehearsalRequest:
     """What to rehearse; exactly one of the three sources of load."""
 
     hpas: Sequence[Path]
@@ -35,16 +35,16 @@ class Order:
     """Limit for the 95th percentile under which the fewest pod-hours are searched."""
 
 
-class OrderError(InputError):
+class InvalidRehearsal(InputError):
     """The options contradict each other, or name a picture that can't be written."""
 
 
 @dataclass(frozen=True)
-class Result:
-    """One entry an HPA, in the order's order."""
+class RehearsalResult:
+    """One entry an HPA, in the request's order."""
 
     rehearsals: list[Rehearsal]
-    felt: list[Felt]
+    estimates: list[LatencyEstimate]
     summaries: list[report.Summary]
     service: Service
     suggestion: Suggestion | None
@@ -59,59 +59,61 @@ class Result:
         return f"{text}\n\n{self.suggestion.as_text()}" if self.suggestion else text
 
 
-def run(order: Order, now: float, progress: Progress) -> Result:
+def run(request: RehearsalRequest, now: float, progress: Callable[[str, float], None]) -> RehearsalResult:
     """Rehearse, and draw the picture where one is asked for.
 
     Args:
-        order: what to rehearse.
+        request: what to rehearse.
         now: seconds since 1970, where Prometheus's window ends.
         progress: is told the share of a search that is done.
 
     Raises:
-        OrderError, TraceError, ManifestError: the user's input is wrong.
+        InvalidRehearsal, TraceError, ManifestError: the user's input is wrong.
         PrometheusUnavailable: it gave no answer.
     """
-    _check(order)
-    hpas = [(str(path), read_hpa(path)) for path in order.hpas]
-    load = _trace(order, now)
-    service = Service(order.cpu_ms_per_request or Service.cpu_ms_per_request, order.pod_cpu_m)
+    _check(request)
+    hpas = [(str(path), read_hpa(path)) for path in request.hpas]
+    load = _trace(request, now)
+    service = Service(request.cpu_ms_per_request or Service.cpu_ms_per_request, request.pod_cpu_m)
     suggestion = None
-    if order.suggest_ms is not None:
-        suggestion = suggest(*hpas[0], load, service, order.suggest_ms, progress)
+    if request.suggest_ms is not None:
+        suggestion = suggest(*hpas[0], load, service, request.suggest_ms, progress)
         if suggestion.diff:
             hpas.append(("suggested", suggestion.hpa))
     rehearsals = [rehearse(file, hpa, load) for file, hpa in hpas]
-    felt = [feel(rehearsal, service) for rehearsal in rehearsals]
-    summaries = [report.summarise(*pair) for pair in zip(rehearsals, felt, strict=True)]
-    if order.picture:
+    estimates = [estimate_latency(rehearsal, service) for rehearsal in rehearsals]
+    summaries = [report.summarise(*pair) for pair in zip(rehearsals, estimates, strict=True)]
+    if request.picture:
         try:
             from fraudscale.rehearsal import picture  # noqa: PLC0415 - matplotlib takes a second to import
 
-            picture.draw(order.picture, rehearsals, felt, service)
+            picture.draw(request.picture, rehearsals, estimates, service)
         except ImportError as error:
             # The serving image has no matplotlib.
-            raise OrderError(f"--picture needs {error.name}: install the group `train`") from error
+            raise InvalidRehearsal(f"--picture needs {error.name}: install the group `train`") from error
         except OSError as error:
             reason = error.strerror or error
-            raise OrderError(f"--picture {order.picture}: can't be written: {reason}") from error
-    return Result(rehearsals, felt, summaries, service, suggestion)
+            raise InvalidRehearsal(f"--picture {request.picture}: can't be written: {reason}") from error
+    return RehearsalResult(rehearsals, estimates, summaries, service, suggestion)
 
 
-def _check(order: Order) -> None:
-    sources = [order.trace, order.shape, order.prometheus]
+def _check(request: RehearsalRequest) -> None:
+    sources = [request.trace, request.shape, request.prometheus]
     if sum(source is not None for source in sources) != 1:
-        raise OrderError("give exactly one of --trace FILE, --shape SHAPE and --from-prometheus URL")
-    if order.suggest_ms is not None and len(order.hpas) != 1:
-        raise OrderError("--suggest varies one manifest: give one --hpa")
-    if order.picture and order.picture.suffix.lower() not in PICTURES:
-        raise OrderError(f"--picture {order.picture}: a picture's name ends in {', '.join(PICTURES)}")
+        raise InvalidRehearsal("give exactly one of --trace FILE, --shape SHAPE and --from-prometheus URL")
+    if request.suggest_ms is not None and len(request.hpas) != 1:
+        raise InvalidRehearsal("--suggest varies one manifest: give one --hpa")
+    if request.picture and request.picture.suffix.lower() not in PICTURES:
+        raise InvalidRehearsal(f"--picture {request.picture}: a picture's name ends in {', '.join(PICTURES)}")
 
 
-def _trace(order: Order, now: float) -> Trace:
-    memory = order.memory_mi if order.memory_mi is not None else (order.setup.memory_request_mi or 0) / 2
-    if order.trace is not None:
-        return trace.read(order.trace, order.setup, trace.Cost(order.cpu_ms_per_request, memory))
-    if order.shape is not None:
-        drawn = shapes.load(order.shape, order.setup.period, memory)
-        return trace.of_load(f"--shape {order.shape}", drawn, order.setup)
-    return prometheus.trace(order.prometheus or "", shapes.seconds(order.window), now, order.setup)
+def _trace(request: RehearsalRequest, now: float) -> LoadTrace:
+    memory = (
+        request.memory_mi if request.memory_mi is not None else (request.setup.memory_request_mi or 0) / 2
+    )
+    if request.trace is not None:
+        return trace.read(request.trace, request.setup, trace.Cost(request.cpu_ms_per_request, memory))
+    if request.shape is not None:
+        drawn = shapes.load(request.shape, request.setup.period, memory)
+        return trace.of_load(f"--shape {request.shape}", drawn, request.setup)
+    return prometheus.trace(request.prometheus or "", shapes.seconds(request.window), now, request.setup)

@@ -14,10 +14,10 @@ from msgspec.structs import replace
 
 from fraudscale.hpa import Behavior, Hpa, Policy, Rules
 from fraudscale.hpa.spec import DEFAULT_DOWN, DEFAULT_UP
-from fraudscale.rehearsal.queueing import Service, feel
+from fraudscale.rehearsal.queueing import Service, estimate_latency
 from fraudscale.rehearsal.rehearse import rehearse
 from fraudscale.rehearsal.report import Summary, summarise
-from fraudscale.rehearsal.trace import Trace
+from fraudscale.rehearsal.trace import LoadTrace
 
 WINDOWS: Final = (0, 30, 60, 120, 300, 600)
 """Seconds."""
@@ -32,8 +32,6 @@ WHOLE: Final = 100
 
 _QUICK: Final = Rules(min(WINDOWS), "Max", (Policy("Pods", max(PODS), min(PERIODS)),))
 _PATIENT: Final = Rules(max(WINDOWS), "Max", (Policy("Pods", min(PODS), max(PERIODS)),))
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,12 @@ class Suggestion:
 
 
 def suggest(
-    file: str, hpa: Hpa, trace: Trace, service: Service, limit_ms: float, progress: Progress
+    file: str,
+    hpa: Hpa,
+    trace: LoadTrace,
+    service: Service,
+    limit_ms: float,
+    progress: Callable[[str, float], None],
 ) -> Suggestion:
     """Search.
 
@@ -81,7 +84,7 @@ def suggest(
         trace: the load.
         service: what a request costs.
         limit_ms: for the 95th percentile of the whole trace, in milliseconds.
-        progress: is told the share that is done, as far as it can be known.
+        progress: is called with the step's name and the share of it that is done, as far as it can be known.
     """
     tried: dict[Behavior, Summary] = {}
 
@@ -89,7 +92,7 @@ def suggest(
         """Least is best: under the limit, without oscillation, fewer pod-hours; above the limit the lower percentile."""
         if behavior not in tried:
             rehearsal = rehearse(file, replace(hpa, behavior=behavior), trace)
-            tried[behavior] = summarise(rehearsal, feel(rehearsal, service))
+            tried[behavior] = summarise(rehearsal, estimate_latency(rehearsal, service))
             progress("search", min(1.0, len(tried) / EXPECTED))
         found = tried[behavior]
         over = found.p95_ms > limit_ms

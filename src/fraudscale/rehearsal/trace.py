@@ -42,7 +42,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False)
     """Part of the pods that report metrics, the oldest first."""
 
 
-class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LoadTrace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A load, and what of the cluster the HPA's answer depends on."""
 
     load: Annotated[tuple[Segment, ...], Meta(min_length=1)]
@@ -65,7 +65,7 @@ class Trace(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True):
-    """What a CSV or a measurement doesn't say, and what is to be other than a trace says; fields as in `Trace`."""
+    """What a CSV or a measurement doesn't say, and what is to be other than a trace says; fields as in `LoadTrace`."""
 
     cpu_request_m: float | None = None
     memory_request_mi: float | None = None
@@ -88,11 +88,11 @@ class Cost(msgspec.Struct, frozen=True):
     """Of a pod, where the load doesn't tell."""
 
 
-def read(path: Path, setup: Setup, cost: Cost) -> Trace:
+def read(path: Path, setup: Setup, cost: Cost) -> LoadTrace:
     """Read a trace: CSV by its name's ending, JSON otherwise.
 
     Args:
-        path: JSON of `Trace`; or CSV with a header, `t_s,total_cpu_m,memory_mi` or `t_s,rps` with or without `memory_mi`,
+        path: JSON of `LoadTrace`; or CSV with a header, `t_s,total_cpu_m,memory_mi` or `t_s,rps` with or without `memory_mi`,
             both with or without `metrics_share`. A row holds until the next one's `t_s`, the last for as long as the one
             before it; the first `t_s` becomes 0.
         setup: what a CSV doesn't say, or what is to be other than JSON says.
@@ -111,14 +111,14 @@ def read(path: Path, setup: Setup, cost: Cost) -> Trace:
     return decode(str(path), _encode(trace.load, msgspec.structs.asdict(trace) | _given(setup)))
 
 
-def decode(file: str, content: bytes) -> Trace:
+def decode(file: str, content: bytes) -> LoadTrace:
     """Read a trace from JSON; `file` names it in errors.
 
     Raises:
         TraceError: as `read`.
     """
     try:
-        trace = msgspec.json.decode(content, type=Trace)
+        trace = msgspec.json.decode(content, type=LoadTrace)
     except UnicodeDecodeError as error:
         raise TraceError(file, "", f"not UTF-8: {error.reason} at byte {error.start}") from error
     except msgspec.ValidationError as error:
@@ -129,7 +129,7 @@ def decode(file: str, content: bytes) -> Trace:
     return _checked(file, trace)
 
 
-def of_load(file: str, load: Sequence[Segment], setup: Setup) -> Trace:
+def of_load(file: str, load: Sequence[Segment], setup: Setup) -> LoadTrace:
     """Put a load and what is known of the cluster together; `file` names the load in errors.
 
     Raises:
@@ -151,7 +151,7 @@ def _encode(load: Sequence[Segment], fields: Mapping[str, object]) -> bytes:
     return msgspec.json.encode({**fields, "load": load})
 
 
-def _checked(file: str, trace: Trace) -> Trace:
+def _checked(file: str, trace: LoadTrace) -> LoadTrace:
     end = 0.0
     for i, segment in enumerate(trace.load):
         if segment.until_s <= end:

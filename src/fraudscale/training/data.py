@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from fraudscale.arrays import Bools, Floats
 from fraudscale.errors import InputError
 from fraudscale.scoring.records import CATEGORIES, Transaction
-from fraudscale.synthetic import FOUR_WEEKS, Population
+from fraudscale.synthetic import FOUR_WEEKS, SyntheticTransactions
 
 WEEKS: Final = 28
 """Length of the generated history; the labels of its last four weeks are not final and teach nothing."""
@@ -42,10 +42,10 @@ class Dataset:
     """Labelled transactions in order of time."""
 
     transactions: list[Transaction]
-    is_fraud: npt.NDArray[np.bool_]
-    at: npt.NDArray[np.float64]
+    is_fraud: Bools
+    at: Floats
     """Seconds since the epoch; the row's number in a file without timestamps."""
-    labelled_at: npt.NDArray[np.float64]
+    labelled_at: Floats
     """When the label became known, same unit."""
     as_of: float
     """The present of this data: labels that became known later are not known."""
@@ -77,7 +77,7 @@ def generate(seed: int, rows: int, now: datetime, progress: Progress) -> Dataset
     start = end - timedelta(weeks=WEEKS)
     seconds = (end - start).total_seconds()
     rows_made = []
-    for row in Population(seed).during(start, end, rows / seconds):
+    for row in SyntheticTransactions(seed).during(start, end, rows / seconds):
         rows_made.append(row)
         if len(rows_made) % 10_000 == 0:
             progress("generate", min(len(rows_made) / rows, 1.0))

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
-from fraudscale.training.train import REVIEW_COST, Floats, Part
+from fraudscale.arrays import Floats
+from fraudscale.training.train import REVIEW_COST, LabelledRows
 
 ALERT_RATE = 0.01
 """Share of transactions that is looked at in `recall_at_1pct`."""
@@ -20,7 +21,7 @@ class Bin:
     count: int
 
 
-def evaluate(scores: Floats, part: Part, threshold: float) -> dict[str, float]:
+def evaluate(scores: Floats, part: LabelledRows, threshold: float) -> dict[str, float]:
     """Compute the metrics of `manifest.json`; docs/model.md says what each means.
 
     Args:
@@ -50,7 +51,7 @@ def evaluate(scores: Floats, part: Part, threshold: float) -> dict[str, float]:
     }
 
 
-def calibration_bins(scores: Floats, part: Part) -> list[Bin]:
+def calibration_bins(scores: Floats, part: LabelledRows) -> list[Bin]:
     """Group transactions by score, each group half as large as the one below it.
 
     With 1 % of fraud, groups of equal size would put nearly all fraud into the last one; halving gives the high scores,

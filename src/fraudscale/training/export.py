@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import lightgbm
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
+from fraudscale.arrays import Floats
 from fraudscale.scoring.features import Rows
 
 RANDOM_ROWS: Final = 2000
@@ -115,7 +115,7 @@ def golden_rows(booster: lightgbm.Booster, rows: Rows, seed: int) -> Rows:
     return np.concatenate(made)
 
 
-def golden_file(rows: Rows, probabilities: npt.NDArray[np.float64]) -> bytes:
+def golden_file(rows: Rows, probabilities: Floats) -> bytes:
     """Pack rows and the booster's own answers as `scoring/model.py` reads them."""
     file = io.BytesIO()
     np.savez_compressed(file, rows=rows, probabilities=probabilities)

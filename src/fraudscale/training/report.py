@@ -12,10 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
+from fraudscale.arrays import Floats
 from fraudscale.scoring.features import FEATURES
 from fraudscale.training.data import Progress
 from fraudscale.training.evaluate import calibration_bins
-from fraudscale.training.train import Floats, Part, Prepared, fit, predict
+from fraudscale.training.train import LabelledRows, Prepared, fit, predict
 
 RAW: Final = ("amount", "merchant_category", "hour", "day_of_week", "user_age", "account_balance")
 GROUPS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -63,7 +64,7 @@ class Ablation:
 def write(
     folder: Path,
     scores: Floats,
-    part: Part,
+    part: LabelledRows,
     *,
     threshold: float,
     metrics: Mapping[str, float],
@@ -124,7 +125,7 @@ def ablation_table(ablations: Sequence[Ablation]) -> str:
     return "\n".join([*head, *rows, ""])
 
 
-def _precision_recall(path: Path, scores: Floats, part: Part, threshold: float) -> None:
+def _precision_recall(path: Path, scores: Floats, part: LabelledRows, threshold: float) -> None:
     precision, recall, _ = precision_recall_curve(part.is_fraud, scores)
     reviewed = scores >= threshold
     caught = (reviewed & part.is_fraud).sum()
@@ -141,7 +142,7 @@ def _precision_recall(path: Path, scores: Floats, part: Part, threshold: float) 
     figure.savefig(path)
 
 
-def _calibration(path: Path, scores: Floats, part: Part, threshold: float) -> None:
+def _calibration(path: Path, scores: Floats, part: LabelledRows, threshold: float) -> None:
     bins = calibration_bins(scores, part)
     predicted = np.array([b.predicted for b in bins])
     observed = np.array([b.observed for b in bins])

@@ -20,7 +20,7 @@ EXAMPLE_ROWS = 5
 
 
 @dataclass(frozen=True)
-class Order:
+class TrainingRequest:
     """What to train on, and how."""
 
     data: Path | None = None
@@ -61,12 +61,12 @@ class TrainResult:
     threshold: float
 
 
-def make(folder: Path, order: Order, *, now: datetime, progress: Progress) -> Made:
+def make(folder: Path, request: TrainingRequest, *, now: datetime, progress: Progress) -> Made:
     """Train a model and write it to `folder`/artifact and `folder`/report; no registry is asked.
 
     Args:
         folder: created if need be.
-        order: what to train on.
+        request: what to train on.
         now: the present, UTC: generated data ends before it.
         progress: told about steps and their shares.
 
@@ -79,15 +79,15 @@ def make(folder: Path, order: Order, *, now: datetime, progress: Progress) -> Ma
     from fraudscale.training.export import golden_rows  # noqa: PLC0415
     from fraudscale.training.train import choose_threshold, fit, predict, prepare  # noqa: PLC0415
 
-    source = read_file(order.data) if order.data else generate(order.seed, order.rows, now, progress)
+    source = read_file(request.data) if request.data else generate(request.seed, request.rows, now, progress)
     data = prepare(source, progress)
-    booster = fit(data, seed=order.seed, threads=order.threads, progress=progress)
-    golden = golden_rows(booster, data.validation.rows, order.seed)
+    booster = fit(data, seed=request.seed, threads=request.threads, progress=progress)
+    golden = golden_rows(booster, data.validation.rows, request.seed)
     validation = predict(booster, data.validation.rows)
     threshold = choose_threshold(validation, data.validation, predict(booster, golden))
     scores = predict(booster, data.test.rows)
     metrics = evaluate(scores, data.test, threshold)
-    ablations = report.ablate(data, threads=order.threads, progress=progress) if order.ablation else None
+    ablations = report.ablate(data, threads=request.threads, progress=progress) if request.ablation else None
     progress("write", 0.0)
     manifest = artifact.write(
         folder / "artifact",
@@ -97,7 +97,7 @@ def make(folder: Path, order: Order, *, now: datetime, progress: Progress) -> Ma
         threshold=threshold,
         metrics=metrics,
         source=source,
-        seed=order.seed,
+        seed=request.seed,
         now=now,
     )
     report.write(
@@ -117,7 +117,12 @@ def make(folder: Path, order: Order, *, now: datetime, progress: Progress) -> Ma
 
 
 def train(
-    settings: ModelSettings, order: Order, *, now: datetime, progress: Progress, promote: bool = False
+    settings: ModelSettings,
+    request: TrainingRequest,
+    *,
+    now: datetime,
+    progress: Progress,
+    promote: bool = False,
 ) -> TrainResult:
     """Train a model and register it; it becomes the champion if there is none, or on request.
 
@@ -127,7 +132,7 @@ def train(
         RegistryUnavailable: nothing was registered, or not all of it.
     """
     with tempfile.TemporaryDirectory(prefix="fraudscale-train-") as folder:
-        made = make(Path(folder), order, now=now, progress=progress)
+        made = make(Path(folder), request, now=now, progress=progress)
         progress("register", 0.0)
         version = registry.register(settings, made.candidate)
         alias = settings.model_alias if promote or champion(settings) is None else None
@@ -138,7 +143,7 @@ def train(
 
 
 def train_if_missing(
-    settings: ModelSettings, order: Order, *, now: datetime, progress: Progress
+    settings: ModelSettings, request: TrainingRequest, *, now: datetime, progress: Progress
 ) -> TrainResult | None:
     """Train, register and promote a first model, or do nothing and return None where there is a champion.
 
@@ -149,7 +154,7 @@ def train_if_missing(
     """
     if champion(settings) is not None:
         return None
-    return train(settings, order, now=now, progress=progress)
+    return train(settings, request, now=now, progress=progress)
 
 
 def champion(settings: ModelSettings) -> str | None:

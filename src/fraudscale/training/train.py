@@ -12,14 +12,11 @@ from typing import Any, Final
 
 import lightgbm
 import numpy as np
-import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 
+from fraudscale.arrays import Bools, Floats
 from fraudscale.scoring.features import FEATURES, Featurizer, Rows, usual_amounts
 from fraudscale.training.data import DataError, Dataset, Progress, categories_of, split
-
-Floats = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.bool_]
 
 TREES: Final = 200
 LEAVES: Final = 31
@@ -35,11 +32,11 @@ _ROUNDING: Final = 4e-6
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledRows:
     """The rows of one part of the data, ready for a model."""
 
     rows: Rows
-    is_fraud: Labels
+    is_fraud: Bools
     amounts: Floats
 
 
@@ -49,18 +46,18 @@ class Prepared:
 
     featurizer: Featurizer
     features: tuple[str, ...]
-    train: Part
-    calibration: Part
-    validation: Part
-    test: Part
+    train: LabelledRows
+    calibration: LabelledRows
+    validation: LabelledRows
+    test: LabelledRows
 
     def columns(self, names: Sequence[str]) -> "Prepared":
         """Give the same data with some of the features only."""
         indices = [self.features.index(name) for name in names]
         parts = {
-            name: Part(part.rows[:, indices], part.is_fraud, part.amounts)
+            name: LabelledRows(part.rows[:, indices], part.is_fraud, part.amounts)
             for name, part in vars(self).items()
-            if isinstance(part, Part)
+            if isinstance(part, LabelledRows)
         }
         return Prepared(self.featurizer, tuple(names), **parts)
 
@@ -79,7 +76,7 @@ def prepare(data: Dataset, progress: Progress) -> Prepared:
         progress("features", done / len(parts.all))
         transactions = data.transactions[part]
         amounts = np.array([t.amount for t in transactions])
-        made[name] = Part(featurizer.rows(transactions), data.is_fraud[part], amounts)
+        made[name] = LabelledRows(featurizer.rows(transactions), data.is_fraud[part], amounts)
     progress("features", 1.0)
     return Prepared(featurizer, tuple(FEATURES), **made)
 
@@ -103,7 +100,7 @@ def fit(data: Prepared, *, seed: int, threads: int, progress: Progress) -> light
 
 
 def _grow(
-    part: Part, features: Sequence[str], seed: int, threads: int, progress: Progress
+    part: LabelledRows, features: Sequence[str], seed: int, threads: int, progress: Progress
 ) -> lightgbm.Booster:
     parameters = {
         "objective": "binary",
@@ -134,7 +131,7 @@ def predict(booster: lightgbm.Booster, rows: Rows) -> Floats:
     return np.asarray(booster.predict(rows), dtype=np.float64)
 
 
-def platt(raw: Floats, is_fraud: Labels) -> tuple[float, float]:
+def platt(raw: Floats, is_fraud: Bools) -> tuple[float, float]:
     """Fit probability = σ(slope·raw + offset) (Platt 1999).
 
     Raises:
@@ -187,7 +184,7 @@ def floor32(value: float) -> float:
     return float(nearest if float(nearest) <= value else np.nextafter(nearest, np.float32(-np.inf)))
 
 
-def choose_threshold(scores: Floats, part: Part, others: Floats) -> float:
+def choose_threshold(scores: Floats, part: LabelledRows, others: Floats) -> float:
     """Choose the threshold of least cost among those that send at most 1 % of transactions to review.
 
     A missed fraud costs its amount, a review `REVIEW_COST`. The share is kept with a margin of one standard error, so that

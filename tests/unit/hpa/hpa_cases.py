@@ -10,14 +10,14 @@ from fraudscale.hpa import (
     Controller,
     Hpa,
     Memory,
-    Metric,
+    MetricSpec,
+    MetricTarget,
     Observed,
     Pods,
     Reference,
-    Target,
     read_manifest,
 )
-from fraudscale.hpa.limit import Scaling
+from fraudscale.hpa.limit import ScaleEvent
 from fraudscale.hpa.status import Condition
 
 DATA = Path(__file__).parent / "data"
@@ -66,9 +66,9 @@ def metric(given):
         "target_value_milli": "Value",
         "target_average_milli": "AverageValue",
     }
-    targets = [Target(kind, given[field]) for field, kind in kinds.items() if field in given]
+    targets = [MetricTarget(kind, given[field]) for field, kind in kinds.items() if field in given]
     target = targets[0] if targets else None  # of a type that doesn't exist
-    return Metric(given["type"], given["name"], target, given.get("container", ""))
+    return MetricSpec(given["type"], given["name"], target, given.get("container", ""))
 
 
 def controller(given):
@@ -132,7 +132,7 @@ def recommendations(given):
 
 
 def scalings(given):
-    return [Scaling(one["change"], NOW - one["age_s"]) for one in given]
+    return [ScaleEvent(one["change"], NOW - one["age_s"]) for one in given]
 
 
 def observed(given, wanted):

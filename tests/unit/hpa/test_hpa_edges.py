@@ -1,16 +1,26 @@
 import pytest
 from hpa_cases import NOW, manifest
 
-from fraudscale.hpa import Container, Controller, Memory, Metric, Observed, Pods, Target, read_manifest, sync
-from fraudscale.hpa.limit import Scaling, limit_plain, record
+from fraudscale.hpa import (
+    Container,
+    Controller,
+    Memory,
+    MetricSpec,
+    MetricTarget,
+    Observed,
+    Pods,
+    read_manifest,
+    sync,
+)
+from fraudscale.hpa.limit import ScaleEvent, limit_plain, record
 from fraudscale.hpa.pods import classify, ready_and_running
 from fraudscale.hpa.replicas import combine, propose, within
 from fraudscale.hpa.spec import Hpa, Reference
 from fraudscale.hpa.status import Condition
 
-CPU = Metric("Resource", "cpu", Target("Utilization", 70))
-MEMORY = Metric("Resource", "memory", Target("Utilization", 70))
-LAG = Metric("External", "lag", Target("Value", 1000))
+CPU = MetricSpec("Resource", "cpu", MetricTarget("Utilization", 70))
+MEMORY = MetricSpec("Resource", "memory", MetricTarget("Utilization", 70))
+LAG = MetricSpec("External", "lag", MetricTarget("Value", 1000))
 
 
 def pods(count, cpu, **more):
@@ -48,7 +58,7 @@ def test_of_proposals_that_are_all_zero_the_last_gives_its_name():
 
 
 def test_a_pods_metric_never_looks_at_readiness_even_if_it_is_called_cpu():
-    metric = Metric("Pods", "cpu", Target("AverageValue", 1000))
+    metric = MetricSpec("Pods", "cpu", MetricTarget("AverageValue", 1000))
     young = pods(2, 0, ready="False", started=NOW, custom={"Pods/cpu": 3000})
     assert propose(metric, Observed(2, [young]), (0.1, 0.1), NOW, Controller()).replicas == 6
 
@@ -65,16 +75,16 @@ def test_only_running_and_ready_pods_multiply_a_value():
 
 def test_a_change_exactly_one_period_old_keeps_its_place():
     behavior = read_manifest(manifest(behavior={}), "hpa.yaml").behavior
-    ups = [Scaling(1, NOW - 15)]
+    ups = [ScaleEvent(1, NOW - 15)]
     record(behavior, ups, [], before=4, after=6, now=NOW)
-    assert ups == [Scaling(1, NOW - 15), Scaling(2, NOW)]
+    assert ups == [ScaleEvent(1, NOW - 15), ScaleEvent(2, NOW)]
 
 
 def test_a_change_once_outdated_gives_its_place_even_if_the_period_grows():
     behavior = read_manifest(manifest(behavior={}), "hpa.yaml").behavior
-    ups = [Scaling(1, NOW - 10, outdated=True)]
+    ups = [ScaleEvent(1, NOW - 10, outdated=True)]
     record(behavior, ups, [], before=4, after=6, now=NOW)
-    assert ups == [Scaling(2, NOW)]
+    assert ups == [ScaleEvent(2, NOW)]
 
 
 @pytest.mark.parametrize(("current", "expected"), [(1, 4), (2, 4), (3, 6)])

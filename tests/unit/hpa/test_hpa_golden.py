@@ -15,7 +15,7 @@ from hpa_cases import (
     tolerance,
 )
 
-from fraudscale.hpa import Controller, Memory, Observed, Policy, Rules, Target, sync
+from fraudscale.hpa import Controller, Memory, MetricTarget, Observed, Policy, Rules, sync
 from fraudscale.hpa.limit import changed, limit, limit_down, limit_plain, record
 from fraudscale.hpa.pods import MetricError, classify, request, usage
 from fraudscale.hpa.replicas import propose, ratio_to_target, within
@@ -52,7 +52,7 @@ def test_a_ratio_is_truncated_before_it_is_divided(given, expected):
     }
     weight = sum(given["requests"][name] for name in known) if "requests" in given else len(known)
     kind = "Utilization" if "requests" in given else "AverageValue"
-    target = Target(kind, given.get("target_utilization") or given["target_milli"])
+    target = MetricTarget(kind, given.get("target_utilization") or given["target_milli"])
     ratio, value = ratio_to_target(target, sum(known.values()), weight)
     assert (ratio, value) == (expected["ratio"], expected.get("utilization", expected.get("usage")))
     assert sum(known.values()) // len(known) == expected.get("raw_average", value)

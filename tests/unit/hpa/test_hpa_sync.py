@@ -7,25 +7,25 @@ from fraudscale.hpa import (
     Container,
     Controller,
     Memory,
-    Metric,
+    MetricSpec,
+    MetricTarget,
     Observed,
     Pods,
-    Target,
     read_manifest,
     scale_unavailable,
     sync,
 )
-from fraudscale.hpa.limit import Scaling
+from fraudscale.hpa.limit import ScaleEvent
 from fraudscale.hpa.replicas import propose
 from fraudscale.hpa.status import Condition
 
-CPU = Metric("Resource", "cpu", Target("Utilization", 70))
-AVERAGE = Metric("Resource", "cpu", Target("AverageValue", 350))
-SERVE = Metric("ContainerResource", "cpu", Target("Utilization", 70), "serve")
-POD = Metric("Pods", "qps", Target("AverageValue", 1000))
-LAG = Metric("External", "lag", Target("Value", 1000))
-EACH_LAG = Metric("External", "lag", Target("AverageValue", 1000))
-OBJECT = Metric("Object", "qps", Target("Value", 1000), described="Ingress/main")
+CPU = MetricSpec("Resource", "cpu", MetricTarget("Utilization", 70))
+AVERAGE = MetricSpec("Resource", "cpu", MetricTarget("AverageValue", 350))
+SERVE = MetricSpec("ContainerResource", "cpu", MetricTarget("Utilization", 70), "serve")
+POD = MetricSpec("Pods", "qps", MetricTarget("AverageValue", 1000))
+LAG = MetricSpec("External", "lag", MetricTarget("Value", 1000))
+EACH_LAG = MetricSpec("External", "lag", MetricTarget("AverageValue", 1000))
+OBJECT = MetricSpec("Object", "qps", MetricTarget("Value", 1000), described="Ingress/main")
 REQUESTS = {"cpu": 500}
 
 
@@ -170,7 +170,7 @@ def test_a_boundary_jump_is_stored_and_eats_into_the_allowance():
     behavior = {"scaleUp": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}]}}
     memory = Memory()
     assert sync(hpa(behavior=behavior), memory, Observed(2, []), 0).target == 4
-    assert memory.ups == [Scaling(2, 0)]
+    assert memory.ups == [ScaleEvent(2, 0)]
     decision = sync(hpa(behavior=behavior), memory, Observed(4, [pods(4, 500)]), 15)
     assert (decision.target, decision.reason) == (4, "ScaleUpLimit")
 

@@ -3,13 +3,13 @@ import numpy as np
 import pytest
 
 from fraudscale.load import picture
+from fraudscale.load.arrivals import RecordedArrivals
 from fraudscale.load.history import History, Points, history
 from fraudscale.load.measure import Measures
 from fraudscale.load.report import Run, build, table
-from fraudscale.load.shapes import Recorded
 
 RUN = Run("kafka", "transactions at 127.0.0.1:9092", "constant", "even", 10, "2026-11-23T20:00:00Z")
-SCHEDULE = Recorded(np.arange(0, 10, 0.1), 10)
+SCHEDULE = RecordedArrivals(np.arange(0, 10, 0.1), 10)
 PAST = History(Points([0, 5, 10], [0, 70, 3]), Points([0, 5, 10], [4, 5, 5]))
 
 

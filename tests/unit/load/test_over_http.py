@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from fraudscale.load.measure import Item, Measures, Stop
-from fraudscale.load.over_http import HttpSender, Target, Unreachable
+from fraudscale.load.measure import Item, Measures, StopRequest
+from fraudscale.load.over_http import HttpLoad, HttpTarget, Unreachable
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
@@ -52,7 +52,7 @@ def load(answers, count=30, *, rate=1000, stop=None, after=None, **target):
     async def run():
         listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
-        sender = HttpSender(Target(url, **target), items, count / rate, measures, stop or Stop())
+        sender = HttpLoad(HttpTarget(url, **target), items, count / rate, measures, stop or StopRequest())
         if after:
             asyncio.get_running_loop().call_later(*after)
         async with listener:
@@ -118,7 +118,7 @@ def test_what_cannot_be_sent_within_a_timeout_after_the_end_is_left():
 
 
 def test_a_stop_ends_the_sending():
-    stop = Stop()
+    stop = StopRequest()
     measures, _ = load([OK], count=10_000, stop=stop, after=(0.2, stop.ask))
     assert 0 < measures.ok == measures.sent < 10_000
     assert stop.at > 0.2
@@ -135,6 +135,6 @@ def test_a_server_that_is_not_http_is_an_error():
 
 
 def test_nobody_there_is_said_at_once():
-    sender = HttpSender(Target("http://127.0.0.1:9"), iter([]), 1, Measures(1), Stop())
+    sender = HttpLoad(HttpTarget("http://127.0.0.1:9"), iter([]), 1, Measures(1), StopRequest())
     with pytest.raises(Unreachable, match=r"http://127.0.0.1:9: .*is the platform up"):
         asyncio.run(sender.run(lambda _: None))

@@ -4,7 +4,7 @@ import msgspec
 import polars as pl
 import pytest
 
-from fraudscale.load.shapes import instants
+from fraudscale.load.arrivals import instants
 from fraudscale.load.transactions import BadRecording, Recording, encoded, generated
 from fraudscale.scoring.codec import decode_transaction
 from fraudscale.scoring.records import Transaction

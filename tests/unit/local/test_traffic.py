@@ -8,7 +8,7 @@ import pytest
 
 from fraudscale.local.traffic import CATCH_UP_SECONDS, Door, HttpSender, Pace, Source
 from fraudscale.scoring import codec
-from fraudscale.synthetic import Population
+from fraudscale.synthetic import SyntheticTransactions
 
 
 class Log:
@@ -23,7 +23,7 @@ class Log:
 
 @pytest.fixture(scope="module")
 def source():
-    return Source(Population(seed=1))
+    return Source(SyntheticTransactions(seed=1))
 
 
 @pytest.fixture

@@ -7,28 +7,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rehearsals import hpa, rehearsed
 
-from fraudscale.rehearsal.queueing import BUSIEST, Service, feel
+from fraudscale.rehearsal.queueing import BUSIEST, Service, estimate_latency
 
 STILL = {"of": hpa(least=4, most=4)}
 
 
 def test_an_even_load_has_the_latency_of_mm1():
     # 2000m on four pods of a core each: utilisation 0.5, so 10 ms become 20 ms on average.
-    felt = feel(rehearsed([(3600, 2000)], **STILL), Service(cpu_ms_per_request=10))
-    assert felt.quantile(0.5) == pytest.approx(0.020 * math.log(2), rel=1e-6)
-    assert felt.quantile(0.95) == pytest.approx(0.020 * math.log(20), rel=1e-6)
-    assert felt.requests.sum() == pytest.approx(200 * 3600)
+    estimate = estimate_latency(rehearsed([(3600, 2000)], **STILL), Service(cpu_ms_per_request=10))
+    assert estimate.quantile(0.5) == pytest.approx(0.020 * math.log(2), rel=1e-6)
+    assert estimate.quantile(0.95) == pytest.approx(0.020 * math.log(20), rel=1e-6)
+    assert estimate.requests.sum() == pytest.approx(200 * 3600)
 
 
 def test_an_idle_pod_answers_in_the_time_of_one_request():
-    felt = feel(rehearsed([(60, 0)], **STILL), Service(cpu_ms_per_request=10))
-    assert felt.response_s.max() == pytest.approx(0.010)
-    assert felt.quantile(0.95) == 0
+    estimate = estimate_latency(rehearsed([(60, 0)], **STILL), Service(cpu_ms_per_request=10))
+    assert estimate.response_s.max() == pytest.approx(0.010)
+    assert estimate.quantile(0.95) == 0
 
 
 def test_a_slower_pod_takes_longer():
-    felt = feel(rehearsed([(60, 0.001)], **STILL), Service(cpu_ms_per_request=10, pod_cpu_m=250))
-    assert felt.response_s[0] == pytest.approx(0.040, rel=1e-3)
+    estimate = estimate_latency(
+        rehearsed([(60, 0.001)], **STILL), Service(cpu_ms_per_request=10, pod_cpu_m=250)
+    )
+    assert estimate.response_s[0] == pytest.approx(0.040, rel=1e-3)
 
 
 def test_a_pod_can_do_a_core_or_what_it_requests():
@@ -39,31 +41,33 @@ def test_a_pod_can_do_a_core_or_what_it_requests():
 
 def test_what_is_beyond_capacity_waits_and_is_worked_off():
     # 5000m for 100 s on 4000m: 100 core-seconds wait; then 3000m leave a core to work them off in 100 s.
-    felt = feel(rehearsed([(105, 5000), (600, 3000)], **STILL), Service(cpu_ms_per_request=1))
-    assert felt.backlog.max() == pytest.approx(105_000)
-    waits = felt.length[felt.busy].sum()
+    estimate = estimate_latency(rehearsed([(105, 5000), (600, 3000)], **STILL), Service(cpu_ms_per_request=1))
+    assert estimate.backlog.max() == pytest.approx(105_000)
+    waits = estimate.length[estimate.busy].sum()
     assert waits == pytest.approx(210)
     # The longest wait is that of what comes last before the load falls: 105 core-seconds at 4 cores.
-    assert felt.delay_s.max() == pytest.approx(105 / 4, rel=0.1)
-    assert felt.backlog[-1] == 0
+    assert estimate.delay_s.max() == pytest.approx(105 / 4, rel=0.1)
+    assert estimate.backlog[-1] == 0
 
 
 def test_without_a_ready_pod_everything_waits_for_the_first():
     found = rehearsed([(600, 1000)], initial_replicas=0, of=hpa(least=1, most=4))
-    felt = feel(found, Service())
-    assert felt.ready.max() == 0
-    assert felt.backlog[-1] == pytest.approx(600_000)
-    assert felt.delay_s.min() > 86_400 - 600
+    estimate = estimate_latency(found, Service())
+    assert estimate.ready.max() == 0
+    assert estimate.backlog[-1] == pytest.approx(600_000)
+    assert estimate.delay_s.min() > 86_400 - 600
 
 
 def test_half_of_the_requests_in_each_of_two_states_make_one_distribution():
-    felt = feel(rehearsed([(1500, 1000), (3000, 1000)], **STILL), Service(cpu_ms_per_request=10))
-    assert felt.quantile(0.95) == pytest.approx(0.010 / 0.75 * math.log(20), rel=1e-6)
+    estimate = estimate_latency(
+        rehearsed([(1500, 1000), (3000, 1000)], **STILL), Service(cpu_ms_per_request=10)
+    )
+    assert estimate.quantile(0.95) == pytest.approx(0.010 / 0.75 * math.log(20), rel=1e-6)
 
 
 def test_utilisation_near_one_is_read_at_a_bound():
-    felt = feel(rehearsed([(60, 4000)], **STILL), Service(cpu_ms_per_request=1))
-    assert felt.response_s.max() == pytest.approx(0.001 / (1 - BUSIEST))
+    estimate = estimate_latency(rehearsed([(60, 4000)], **STILL), Service(cpu_ms_per_request=1))
+    assert estimate.response_s.max() == pytest.approx(0.001 / (1 - BUSIEST))
 
 
 @settings(max_examples=50)
@@ -73,8 +77,11 @@ def test_the_backlog_is_that_of_a_bucket_filled_second_by_second(load):
     for length, cpu in load:
         end += length
         ends.append((end, cpu))
-    felt = feel(rehearsed(ends, **STILL), Service())
-    waiting, at = 0.0, dict(zip((felt.start + felt.length).tolist(), felt.backlog.tolist(), strict=True))
+    estimate = estimate_latency(rehearsed(ends, **STILL), Service())
+    waiting, at = (
+        0.0,
+        dict(zip((estimate.start + estimate.length).tolist(), estimate.backlog.tolist(), strict=True)),
+    )
     for second in range(end):
         cpu = next(cpu for until, cpu in ends if second < until)
         waiting = max(0.0, waiting + cpu - 4000)

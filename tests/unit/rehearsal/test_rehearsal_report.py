@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from fraudscale.cli import app
 from fraudscale.errors import InputError
 from fraudscale.rehearsal import report
-from fraudscale.rehearsal.queueing import Service, feel
+from fraudscale.rehearsal.queueing import Service, estimate_latency
 
 SPIKE = [(90, 1000), (420, 2200), (1500, 600)]
 WAVES = [(t, 1200 if t % 120 else 4000) for t in range(60, 1801, 60)]
@@ -19,7 +19,7 @@ WAVES = [(t, 1200 if t % 120 else 4000) for t in range(60, 1801, 60)]
 
 def summary(load, **fields):
     found = rehearsed(load, **fields)
-    return report.summarise(found, feel(found, Service()))
+    return report.summarise(found, estimate_latency(found, Service()))
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_load_without_a_ready_pod_is_over_target():
 
 def test_a_start_above_the_maximum_is_shown_from_its_first_second():
     found = rehearsed([(60, 1000)], initial_replicas=9)
-    answer = report.answer(found, report.summarise(found, feel(found, Service())))
+    answer = report.answer(found, report.summarise(found, estimate_latency(found, Service())))
     assert answer["replicas"] == [[0, 9], [0, 6]]
     assert answer["summary"].pod_seconds == 6 * 60
 
@@ -114,7 +114,7 @@ def test_several_hpas_answer_in_the_order_given(files):
 
 def test_a_failed_metric_is_told_where_it_failed():
     found = rehearsed([(60, 1000, 200, 0)])
-    answer = report.answer(found, report.summarise(found, feel(found, Service())))
+    answer = report.answer(found, report.summarise(found, estimate_latency(found, Service())))
     assert answer["summary"].ticks_without_decision == 4
     assert answer["decisions"][0]["metrics"]["cpu"]["error"]
     assert answer["decisions"][0]["reason"] == "FailedGetResourceMetric"

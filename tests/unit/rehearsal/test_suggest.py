@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from fraudscale.cli import app
 from fraudscale.errors import InputError
 from fraudscale.hpa import read_manifest
-from fraudscale.rehearsal.queueing import Service, feel
+from fraudscale.rehearsal.queueing import Service, estimate_latency
 from fraudscale.rehearsal.report import summarise
 from fraudscale.rehearsal.suggest import as_manifest, suggest
 
@@ -30,7 +30,7 @@ def found(load, limit_ms, *, of=None):
 
 def figures(load, of):
     rehearsal = rehearsed(load, of=of)
-    return summarise(rehearsal, feel(rehearsal, SERVICE))
+    return summarise(rehearsal, estimate_latency(rehearsal, SERVICE))
 
 
 @pytest.mark.parametrize("limit_ms", [500, 1000, 5000])

@@ -21,7 +21,9 @@ def _restore_logging():
 
 def run(code):
     """Log in a process of its own: the library caches loggers."""
-    head = "from fraudscale.telemetry import logs; from fraudscale.config import LogSettings; import logging\n"
+    head = (
+        "from fraudscale.telemetry import logs; from fraudscale.config import LogSettings; import logging\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", head + code], capture_output=True, text=True, check=True, timeout=60
     )

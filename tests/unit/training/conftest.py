@@ -34,7 +34,7 @@ def booster(prepared):
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    from fraudscale.training.run import Order, make
+    from fraudscale.training.run import TrainingRequest, make
 
-    order = Order(seed=1, rows=40_000, threads=1)
-    return make(tmp_path_factory.mktemp("made"), order, now=NOW, progress=quiet)
+    request = TrainingRequest(seed=1, rows=40_000, threads=1)
+    return make(tmp_path_factory.mktemp("made"), request, now=NOW, progress=quiet)

@@ -6,11 +6,11 @@ import pytest
 from fraudscale.scoring.features import FEATURES
 from fraudscale.training import report
 from fraudscale.training.evaluate import calibration_bins, evaluate
-from fraudscale.training.train import Part
+from fraudscale.training.train import LabelledRows
 
 
 def part(labels, amounts):
-    return Part(
+    return LabelledRows(
         np.zeros((len(labels), 1), np.float32), np.array(labels, dtype=bool), np.array(amounts, dtype=float)
     )
 

@@ -49,7 +49,7 @@ def server(monkeypatch, made):
 
 
 def train(**options):
-    return run.train(ModelSettings(), run.Order(), now=NOW, progress=quiet, **options)
+    return run.train(ModelSettings(), run.TrainingRequest(), now=NOW, progress=quiet, **options)
 
 
 def test_a_model_of_generated_data_is_better_than_chance_and_reviews_little(made):
@@ -93,7 +93,7 @@ def test_a_file_of_ones_own_is_enough(generated, tmp_path):
         at=pl.from_epoch(pl.Series(generated.at * 1e6).cast(pl.Int64), time_unit="us"),
     ).sample(fraction=1, shuffle=True, seed=1)
     frame.write_parquet(file := tmp_path / "mine.parquet")
-    made = run.make(tmp_path / "out", run.Order(data=file), now=NOW, progress=quiet)
+    made = run.make(tmp_path / "out", run.TrainingRequest(data=file), now=NOW, progress=quiet)
     assert made.manifest.training["origin"] == "mine.parquet"
     assert made.manifest.categories == (*CATEGORIES, "holidays")
     assert made.manifest.metrics["pr_auc"] > 0.3
@@ -128,7 +128,7 @@ def test_the_registry_gets_metrics_parameters_and_an_example(server, made):
 
 def test_a_first_model_is_trained_only_where_there_is_none(server):
     def train_if_missing():
-        return run.train_if_missing(ModelSettings(), run.Order(), now=NOW, progress=quiet)
+        return run.train_if_missing(ModelSettings(), run.TrainingRequest(), now=NOW, progress=quiet)
 
     assert train_if_missing().version == "1"
     assert train_if_missing() is None

@@ -6,7 +6,7 @@ import pytest
 from fraudscale.training.data import DataError
 from fraudscale.training.train import (
     MAX_REVIEW_SHARE,
-    Part,
+    LabelledRows,
     choose_threshold,
     fit,
     floor32,
@@ -19,7 +19,7 @@ from fraudscale.training.train import (
 def part(is_fraud, amounts=None):
     is_fraud = np.asarray(is_fraud, dtype=bool)
     amounts = np.full(len(is_fraud), 100.0) if amounts is None else np.asarray(amounts)
-    return Part(np.zeros((len(is_fraud), 1), np.float32), is_fraud, amounts)
+    return LabelledRows(np.zeros((len(is_fraud), 1), np.float32), is_fraud, amounts)
 
 
 def test_the_probability_is_calibrated_on_rows_never_seen(prepared, booster):

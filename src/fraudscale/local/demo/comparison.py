@@ -18,7 +18,7 @@ from fraudscale.hpa import MEBIBYTE_MILLI
 from fraudscale.local.scaling.autoscaler import SYNC_SECONDS, Synced
 from fraudscale.local.scaling.manifests import Scaling
 from fraudscale.rehearsal.rehearse import Rehearsal, whole
-from fraudscale.rehearsal.trace import Segment, Setup, Trace, of_load
+from fraudscale.rehearsal.trace import LoadTrace, Segment, Setup, of_load
 
 _EVENT = b'"event":"hpa_synced"'
 
@@ -106,7 +106,7 @@ def rehearsed(rehearsal: Rehearsal) -> list[Tick]:
     ]
 
 
-def trace(syncs: Sequence[Sync], scaling: Scaling) -> Trace:
+def trace(syncs: Sequence[Sync], scaling: Scaling) -> LoadTrace:
     """Make a trace of what was measured, one segment a sync."""
     ticks = ran(syncs)
     request = {name: sum(r[name] for r in scaling.requests.values()) for name in ("cpu", "memory")}

@@ -15,7 +15,16 @@ from typing import Final
 import msgspec
 
 from fraudscale.config import KafkaSettings, LocalSettings, LogSettings, MetricsSettings
-from fraudscale.hpa import MEBIBYTE_MILLI, Decision, Hpa, Memory, Observed, Pods, scale_unavailable, sync
+from fraudscale.hpa import (
+    MEBIBYTE_MILLI,
+    Hpa,
+    Memory,
+    Observed,
+    Pods,
+    ScalingDecision,
+    scale_unavailable,
+    sync,
+)
 from fraudscale.hpa.pods import usage
 from fraudscale.hpa.status import Conditions
 from fraudscale.kafka.client import Link
@@ -106,7 +115,7 @@ class Autoscaler:
             # CPU is a rate: without this the first sync would have nothing to decide upon.
             self._meter.look(status.replicas)
 
-    def sync(self, at: float) -> Decision | None:
+    def sync(self, at: float) -> ScalingDecision | None:
         """Look at the replicas, decide, write the wish; None where nobody tells which replicas there are.
 
         Args:
@@ -151,7 +160,7 @@ class Autoscaler:
             return wished.replicas
         return sum(replica.state not in LEAVING for replica in status.replicas)
 
-    def _write(self, decision: Decision, run: str) -> bool:
+    def _write(self, decision: ScalingDecision, run: str) -> bool:
         now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         try:
             wish.write(self._home, wish.Wish(decision.target, run, decision.why, now))
@@ -187,7 +196,7 @@ class Autoscaler:
 
     # What is told.
 
-    def _say(self, decision: Decision, pods: Sequence[Pods]) -> None:
+    def _say(self, decision: ScalingDecision, pods: Sequence[Pods]) -> None:
         synced = describe(decision, pods)
         self._log.info("hpa_synced", **msgspec.structs.asdict(synced))
         if decision.changed:
@@ -201,7 +210,7 @@ class Autoscaler:
             )
 
 
-def describe(decision: Decision, pods: Sequence[Pods]) -> Synced:
+def describe(decision: ScalingDecision, pods: Sequence[Pods]) -> Synced:
     """Put a sync into one flat record."""
     seen = {p.metric.name: p.value for p in decision.proposals if p.metric.target.type == "Utilization"}
     memory = [used for one in pods if (used := usage(one, "memory")) is not None]
@@ -235,7 +244,7 @@ class Told:
             if metric.target.type == "Utilization":
                 counts.target.labels(*self._hpa, metric.name, "utilization").value = metric.target.value
 
-    def tell(self, decision: Decision, conditions: Conditions) -> None:
+    def tell(self, decision: ScalingDecision, conditions: Conditions) -> None:
         self._counts.current.labels(*self._hpa).value = decision.current
         self._counts.desired.labels(*self._hpa).value = decision.target
         seen = {

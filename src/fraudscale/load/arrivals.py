@@ -9,9 +9,8 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from fraudscale.arrays import Floats
 
 SPIKE: Final = 3.0
 """How many times the rate the middle fifth of a spike has."""
@@ -43,7 +42,7 @@ _FACTOR: Final[Mapping[Shape, Callable[[Floats], Floats]]] = {
     Shape.SPIKE: lambda x: np.where((x >= 0.4) & (x < 0.6), SPIKE, 1.0),
     Shape.SINE: lambda x: 1 + SWING * np.sin(2 * np.pi * WAVES * x),
 }
-"""The rate as a share of what was ordered, by the share of the run that has passed."""
+"""Share of the rate that was asked for, by the share of the run that has passed."""
 
 
 class Schedule(Protocol):
@@ -60,7 +59,7 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class Shaped:
+class ShapedArrivals:
     """Arrivals at a rate that has a shape."""
 
     shape: Shape
@@ -91,7 +90,7 @@ class Shaped:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedArrivals:
     """Arrivals with the gaps of a recording."""
 
     times: Floats

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from fraudscale.load.shapes import Recorded, Shape, Shaped, instants, offered
+from fraudscale.load.arrivals import RecordedArrivals, Shape, ShapedArrivals, instants, offered
 
 
 def arrivals(shape, rate=1000, seconds=20, *, even=True, seed=1):
-    return np.array(list(instants(Shaped(shape, rate, seconds, even, seed))))
+    return np.array(list(instants(ShapedArrivals(shape, rate, seconds, even, seed))))
 
 
 @pytest.mark.parametrize(
@@ -24,17 +24,17 @@ def test_even_arrivals_have_equal_gaps():
 
 
 def test_a_spike_has_three_times_the_rate_in_the_middle_fifth():
-    by_second = offered(Shaped(Shape.SPIKE, 100, 20, even=True), 20, 1)
+    by_second = offered(ShapedArrivals(Shape.SPIKE, 100, 20, even=True), 20, 1)
     assert [round(n, -1) for n in by_second] == [100] * 8 + [300] * 4 + [100] * 8
 
 
 def test_a_ramp_grows_evenly_from_nothing():
-    by_second = offered(Shaped(Shape.RAMP, 100, 10, even=True), 10, 1)
+    by_second = offered(ShapedArrivals(Shape.RAMP, 100, 10, even=True), 10, 1)
     assert by_second == pytest.approx([5, 15, 25, 35, 45, 55, 65, 75, 85, 95], abs=1)
 
 
 def test_a_sine_swings_by_half():
-    by_second = offered(Shaped(Shape.SINE, 1000, 80, even=True), 80, 1)
+    by_second = offered(ShapedArrivals(Shape.SINE, 1000, 80, even=True), 80, 1)
     assert (max(by_second), min(by_second)) == pytest.approx((1500, 500), rel=0.01)
 
 
@@ -53,13 +53,13 @@ def test_arrivals_ascend_within_the_run(shape, even):
 
 
 def test_a_schedule_is_the_same_at_each_call_and_another_with_another_seed():
-    schedule = Shaped(Shape.SINE, 500, 10, even=False, seed=3)
+    schedule = ShapedArrivals(Shape.SINE, 500, 10, even=False, seed=3)
     assert list(instants(schedule)) == list(instants(schedule))
-    assert list(instants(schedule)) != list(instants(Shaped(Shape.SINE, 500, 10, even=False, seed=4)))
+    assert list(instants(schedule)) != list(instants(ShapedArrivals(Shape.SINE, 500, 10, even=False, seed=4)))
 
 
 def test_what_comes_after_the_stop_was_not_offered():
-    schedule = Recorded(np.array([0.0, 0.5, 1.5, 2.5, 9.0]), 10.0)
+    schedule = RecordedArrivals(np.array([0.0, 0.5, 1.5, 2.5, 9.0]), 10.0)
     assert offered(schedule, 2.0, 1.0) == [2, 1]
     assert offered(schedule, 1.2, 1.0) == [2, 0]
     assert sum(offered(schedule, 10.0, 1.0)) == 5
