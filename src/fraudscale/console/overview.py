@@ -32,7 +32,7 @@ class Overview(msgspec.Struct, frozen=True):
     at: str
     """RFC 3339."""
     ready: bool
-    components: list[state.Component]
+    components: list[state.ComponentStatus]
     replicas: list[state.Replica]
     jobs: dict[str, str]
     started_at: str | None

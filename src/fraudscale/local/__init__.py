@@ -1,1 +1,1 @@
-"""The platform on one machine: its parts as data, and the supervisor that runs them."""
+"""The platform on one machine: its components as data, and the supervisor that runs them."""

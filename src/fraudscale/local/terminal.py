@@ -1,6 +1,6 @@
 """What a person reads on the terminal: progress while starting, one banner, then one readable stream.
 
-The stream must stay cheap when the parts write 20,000 lines a second: it searches the logs' bytes for a few marks and
+The stream must stay cheap when the components write 20,000 lines a second: it searches the logs' bytes for a few marks and
 parses only lines that have one; when a log grows faster than it reads, it skips to the end. The files keep everything.
 """
 
@@ -26,10 +26,10 @@ TAIL_SECONDS: Final = 0.5
 TAIL_BYTES: Final = 256 * 1024
 """Most bytes read of one log at a time; what is before them is skipped."""
 FIGURES_SECONDS: Final = 10.0
-LINES_A_PART: Final = 5
-"""Most lines of one part between two lines of figures; the rest is only counted."""
+LINES_PER_COMPONENT: Final = 5
+"""Most lines of one component between two lines of figures; the rest is only counted."""
 REPEAT_SECONDS: Final = 300.0
-"""A line like an earlier one of the same part, numbers aside, is shown again only after so long."""
+"""A line like an earlier one of the same component, numbers aside, is shown again only after so long."""
 WIDTH: Final = 240
 EVENTS_LOG: Final = "supervisor.log"
 """The supervisor's own; what it says is on the terminal already."""
@@ -86,7 +86,7 @@ class Terminal:
 
 
 class Starting:
-    """Progress until all parts are ready: a live table on a terminal, a line a part elsewhere."""
+    """Progress until all components are ready: a live table on a terminal, a line a component elsewhere."""
 
     def __init__(self, terminal: Terminal, slots: Callable[[], Iterable[Slot]]) -> None:
         self._terminal = terminal
@@ -111,21 +111,21 @@ class Starting:
     def tell(self, event: Event) -> None:
         if event.kind in {"part_ready", "job_done"} and not self._terminal.interactive:
             word = "ready" if event.kind == "part_ready" else "done"
-            self._terminal.say(f"{event.part} {word} ({event.details['seconds']} s)")
+            self._terminal.say(f"{event.component} {word} ({event.details['seconds']} s)")
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
-        for heading in ("part", "state", "seconds", "address"):
+        for heading in ("component", "state", "seconds", "address"):
             table.add_column(heading, justify="right" if heading == "seconds" else "left")
         now = time.monotonic()
         for slot in list(self._slots()):
             seconds = slot.seconds_to_ready if slot.settled else now - slot.since
             shown = "" if slot.state is State.WAITING else f"{seconds:.1f}"
             table.add_row(
-                slot.part.name,
+                slot.component.name,
                 slot.state,
                 shown,
-                slot.part.address,
+                slot.component.address,
                 style=_STATE_STYLES.get(slot.state, "dim"),
             )
         return table
@@ -142,7 +142,7 @@ class Tail:
         """The latest prediction seen."""
 
     def lines(self) -> Iterator[tuple[str, bytes]]:
-        """Yield part and line for each marked line since the last call."""
+        """Yield component and line for each marked line since the last call."""
         for log in sorted(set(self._logs.glob("*.log")) - {self._logs / EVENTS_LOG}):
             block = self._block(log)
             if (at := block.rfind(_PREDICTION)) >= 0:
@@ -264,26 +264,26 @@ def sample_line(sample: Mapping[str, Any]) -> str:
 
 
 class Filter:
-    """Keeps one part from filling the screen: a few lines between two lines of figures, and no line again and again."""
+    """Keeps one component from filling the screen: a few lines between two lines of figures, and no line again and again."""
 
     def __init__(self) -> None:
         self._shown: dict[str, int] = {}
         self._held: dict[str, int] = {}
         self._last: dict[tuple[str, bytes], float] = {}
 
-    def passes(self, part: str, line: bytes, now: float) -> bool:
-        kind = (part, re.sub(rb"[0-9a-f.:-]*[0-9][0-9a-f.:-]*", b"#", line))
+    def passes(self, component: str, line: bytes, now: float) -> bool:
+        kind = (component, re.sub(rb"[0-9a-f.:-]*[0-9][0-9a-f.:-]*", b"#", line))
         if now - self._last.get(kind, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
-        if self._shown.get(part, 0) >= LINES_A_PART:
-            self._held[part] = self._held.get(part, 0) + 1
+        if self._shown.get(component, 0) >= LINES_PER_COMPONENT:
+            self._held[component] = self._held.get(component, 0) + 1
             return False
-        self._shown[part] = self._shown.get(part, 0) + 1
+        self._shown[component] = self._shown.get(component, 0) + 1
         self._last = {k: at for k, at in self._last.items() if now - at < REPEAT_SECONDS} | {kind: now}
         return True
 
     def held_back(self) -> dict[str, int]:
-        """Return how many lines of each part were too many since the last call, and begin anew."""
+        """Return how many lines of each component were too many since the last call, and begin anew."""
         held, self._held, self._shown = self._held, {}, {}
         return held
 
@@ -324,13 +324,13 @@ class Stream:
                 self._terminal.stamped("console", f"console_failed  error={error!r}", "yellow")
 
     def _show_lines(self, tail: Tail) -> None:
-        for part, line in tail.lines():
-            if self._filter.passes(part, line, time.monotonic()):
-                self._terminal.stamped(part, *readable(line))
+        for component, line in tail.lines():
+            if self._filter.passes(component, line, time.monotonic()):
+                self._terminal.stamped(component, *readable(line))
 
     def _show_figures(self, sample: Mapping[str, Any] | None) -> None:
-        for part, count in self._filter.held_back().items():
-            self._terminal.stamped(part, f"and {count} lines more in its log", "yellow")
+        for component, count in self._filter.held_back().items():
+            self._terminal.stamped(component, f"and {count} lines more in its log", "yellow")
         self._terminal.stamped("scored", figures_line(self._figures(), self._replicas()))
         if sample:
             self._terminal.stamped("", sample_line(sample), "dim")

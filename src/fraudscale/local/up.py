@@ -17,7 +17,7 @@ from fraudscale.alerting import alertmanager, rules
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.errors import FraudscaleError
 from fraudscale.hpa import ManifestError
-from fraudscale.local.components import blueprint as components
+from fraudscale.local.components import blueprint as assembly
 from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.down import clean
 from fraudscale.local.install import download as fetch
@@ -25,7 +25,7 @@ from fraudscale.local.install.ports import MIN_REPLICAS, Ports, PortsTaken, ensu
 from fraudscale.local.scaling import manifests
 from fraudscale.local.scaling import scale_file as wish
 from fraudscale.local.supervisor import machine, state
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 from fraudscale.local.supervisor.supervise import Event, Slot, State, Supervisor
 from fraudscale.local.terminal import EVENTS_LOG, Starting, Stream, Terminal, prometheus_figures
 from fraudscale.scoring import codec
@@ -34,7 +34,7 @@ from fraudscale.scoring.records import Transaction
 PACE_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 1.0
 LAST_LINES: Final = 20
-"""Of the log of a part that failed to start."""
+"""Of the log of a component that failed to start."""
 EXAMPLE: Final = Transaction("tx-1", 949.9, "electronics", 3, 6, 23, 1200.0)
 """What the banner and the README let a person try."""
 
@@ -56,7 +56,7 @@ def up(
 
     Returns:
         Exit code: 0 after a stop that was asked for, 1 where it could not start (it runs already, a port is taken,
-        something can't be had, a part failed).
+        something can't be had, a component failed).
     """
     terminal = Terminal()
     began = time.monotonic()
@@ -80,13 +80,13 @@ def _prepare(
 ) -> Blueprint:
     if find_spec("lightgbm") is None:
         raise CannotStart("the training libraries are not installed here; run `make up` in a checkout")
-    components.external(local, model, kafka)  # contradictions are told before anything is downloaded
+    assembly.external(local, model, kafka)  # contradictions are told before anything is downloaded
     manifests.read(local)
     rules.read(alerts)
     tools = fetch.fetch_all(local, terminal.say)
     blueprint = Blueprint(local, model, kafka, http, alerts, tools, Ports.at(local.fraudscale_port_base))
-    ensure_free(components.ports_needed(blueprint))
-    components.prepare(blueprint)
+    ensure_free(assembly.ports_needed(blueprint))
+    assembly.prepare(blueprint)
     return blueprint
 
 
@@ -117,7 +117,7 @@ class Platform:
         self._machine = machine.LocalMachine(self._home, self._logs, os.environ)
         self._signals = StopSignals()
         self._supervisor = Supervisor(
-            self._machine, components.parts(blueprint), report=self._report, changed=self._write_state
+            self._machine, assembly.components(blueprint), report=self._report, changed=self._write_state
         )
         self._starting = Starting(terminal, self._slots)
         self._stream = Stream(terminal, self._logs, self._figures, self._ready_replicas)
@@ -162,7 +162,7 @@ class Platform:
                 self._wished = news.replicas
         except wish.WishRefused as error:
             self._report(Event("scale_refused", "autoscaler", "warning", {"reason": str(error)}))
-        follow(self._supervisor, self._wished, lambda slot: components.replica(self._blueprint, slot))
+        follow(self._supervisor, self._wished, lambda slot: assembly.replica(self._blueprint, slot))
 
     def _leave_nothing(self) -> None:
         """Kill what is left: after an error of ours everything, else only what left its process group."""
@@ -189,11 +189,11 @@ class Platform:
         if failure is None:
             self._terminal.say("stopping (once more: at once)")
             return
-        log = self._logs / self._supervisor.slots[failure.part].part.log_name
-        self._terminal.say(f"{failure.part} failed to start: {failure.reason}", "red")
+        log = self._logs / self._supervisor.slots[failure.component].component.log_name
+        self._terminal.say(f"{failure.component} failed to start: {failure.reason}", "red")
         for line in machine.last_lines(log, LAST_LINES):
             self._terminal.say(f"  {line}")
-        self._terminal.say(f"all of its log: {log}; the other parts are stopped")
+        self._terminal.say(f"all of its log: {log}; the other components are stopped")
 
     def _report(self, event: Event) -> None:
         self._events.write(event)
@@ -202,7 +202,7 @@ class Platform:
         elif event.kind != "part_stopped":
             style = {"warning": "yellow", "error": "red"}.get(event.level)
             fields = "  ".join(f"{name}={value}" for name, value in event.details.items())
-            self._terminal.stamped("supervisor", f"{event.kind}  part={event.part}  {fields}", style)
+            self._terminal.stamped("supervisor", f"{event.kind}  part={event.component}  {fields}", style)
 
     def _figures(self) -> Mapping[str, float]:
         self._model = state.model_at(self._entry) or self._model
@@ -219,15 +219,16 @@ class Platform:
             model=self._model,
             ports=self._blueprint.ports.named(),
             used=[
-                state.Component(name, "external", at, None) for name, at in self._blueprint.external.items()
+                state.ComponentStatus(name, "external", at, None)
+                for name, at in self._blueprint.external.items()
             ],
         )
         if status == self._written:
             return
         try:
             state.write(self._home, status)
-            components.write_targets(self._blueprint, live_slots(self._slots()))
-        except OSError as error:  # a full disk: the parts run on, and the next second tries again
+            assembly.write_targets(self._blueprint, live_slots(self._slots()))
+        except OSError as error:  # a full disk: the platform runs on, and the next second tries again
             self._events.write(Event("status_not_written", "supervisor", "warning", {"error": str(error)}))
         else:
             self._written = status
@@ -241,7 +242,7 @@ class Platform:
 
     @property
     def _entry(self) -> str:
-        return self._supervisor.slots["haproxy"].part.address
+        return self._supervisor.slots["haproxy"].component.address
 
 
 class StopSignals:
@@ -282,12 +283,13 @@ class EventLog:
         self._path = path
 
     def write(self, event: Event) -> None:
+        # `part_…` events and the field `part` are a format: readers of logs filter by these names.
         line = {
             "event": event.kind,
             "level": event.level,
             "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
             "process": "supervisor",
-            "part": event.part,
+            "part": event.component,
             **event.details,
         }
         try:
@@ -299,11 +301,15 @@ class EventLog:
 
 def live_slots(slots: list[Slot]) -> list[int]:
     """Return the numbers of the replica slots that are to run, for Prometheus; one that restarts is among them."""
-    names = {slot.part.name.partition("/")[0] for slot in slots if "/" in slot.part.name and not slot.leaving}
+    names = {
+        slot.component.name.partition("/")[0]
+        for slot in slots
+        if "/" in slot.component.name and not slot.leaving
+    }
     return sorted(int(name.rpartition("-")[2]) for name in names)
 
 
-def follow(supervisor: Supervisor, wished: int, replica: Callable[[int], list[Part]]) -> None:
+def follow(supervisor: Supervisor, wished: int, replica: Callable[[int], list[Component]]) -> None:
     """Let slots 1 … `wished` run: add what is missing, drain what is above. A slot that still leaves is waited for."""
     names = list(supervisor.slots)
     for slot in live_slots(list(supervisor.slots.values())):
@@ -316,10 +322,10 @@ def follow(supervisor: Supervisor, wished: int, replica: Callable[[int], list[Pa
 
 def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, seconds: float) -> list[str]:
     """Write what a person needs once all is ready: addresses, an example, logs, how to stop."""
-    parts = {slot.part.name: slot.part.address for slot in slots if slot.part.address}
-    entry, topic = parts["haproxy"], blueprint.kafka.kafka_topic
-    replicas = sorted({name.partition("/")[0] for name in parts if "/" in name})
-    others = {name: at for name, at in (parts | blueprint.external).items() if "/" not in name}
+    addresses = {slot.component.name: slot.component.address for slot in slots if slot.component.address}
+    entry, topic = addresses["haproxy"], blueprint.kafka.kafka_topic
+    replicas = sorted({name.partition("/")[0] for name in addresses if "/" in name})
+    others = {name: at for name, at in (addresses | blueprint.external).items() if "/" not in name}
     del others["haproxy"]
     others["kafka"] = f"{others['kafka']}   {topic} → {topic}.scored, {topic}.dead-letter"
     rows = {
@@ -328,7 +334,7 @@ def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, sec
         **others,
         "haproxy": f"http://127.0.0.1:{blueprint.ports.haproxy_metrics}/   (statistics and metrics)",
         **{
-            name: f"http://{parts[f'{name}/serve']}   (metrics of its Kafka scorer: http://{parts[f'{name}/stream']}/metrics)"
+            name: f"http://{addresses[f'{name}/serve']}   (metrics of its Kafka scorer: http://{addresses[f'{name}/stream']}/metrics)"
             for name in replicas
         },
     }
@@ -354,7 +360,7 @@ def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, sec
             else []
         ),
         f"  {alertmanager.told(blueprint.alerts)}",
-        f"  logs of every part: {_shortest(blueprint.home / 'logs')}; state: make status; stop: Ctrl-C",
+        f"  logs of every component: {_shortest(blueprint.home / 'logs')}; state: make status; stop: Ctrl-C",
         "",
     ]
 
@@ -365,4 +371,4 @@ def _shortest(path: Path) -> Path:
 
 
 def _names(slots: list[Slot]) -> set[str]:
-    return {slot.part.name for slot in slots}
+    return {slot.component.name for slot in slots}

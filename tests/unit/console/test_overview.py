@@ -63,7 +63,7 @@ def test_a_platform_is_told_with_its_parts_and_the_autoscalers_reason(log, tmp_p
     (tmp_path / "run").mkdir()
     status = state.Status(
         ready=True,
-        components=[state.Component("kafka", "ready", "127.0.0.1:9092", 1)],
+        components=[state.ComponentStatus("kafka", "ready", "127.0.0.1:9092", 1)],
         replicas=[state.Replica("replica-1", "ready", 1, 2, "127.0.0.1:8101")],
         started_at="2026-11-25T02:28:35Z",
         supervisor=state.identify("supervisor", os.getpid()),

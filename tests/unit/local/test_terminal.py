@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from fraudscale.local import terminal as console_log
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 from fraudscale.local.supervisor.supervise import Event, Slot, State
 from fraudscale.local.terminal import Filter, Starting, Tail, Terminal, marked_lines, readable
 
@@ -61,7 +61,7 @@ def test_the_tail_goes_on_with_a_log_that_was_cut_and_one_that_is_new(tmp_path):
     tail = Tail(tmp_path)
     (tmp_path / "kafka.log").write_bytes(b"an ERROR\n")
     (tmp_path / "mlflow.log").write_bytes(b"an ERROR\n")
-    assert [part for part, _ in tail.lines()] == ["kafka", "mlflow"]
+    assert [component for component, _ in tail.lines()] == ["kafka", "mlflow"]
 
 
 def test_the_tail_skips_to_the_end_of_a_log_that_grows_too_fast_and_keeps_a_sample(tmp_path):
@@ -93,7 +93,7 @@ def test_a_line_that_differs_in_numbers_only_is_shown_again_after_a_while():
 def test_too_many_lines_of_one_part_are_only_counted():
     lines = Filter()
     passed = [lines.passes("a", word.encode(), 0) for word in "klmnopq"]
-    assert passed.count(True) == console_log.LINES_A_PART
+    assert passed.count(True) == console_log.LINES_PER_COMPONENT
     assert lines.held_back() == {"a": 2}
     assert lines.passes("a", b"r", 0)
 
@@ -124,7 +124,7 @@ def test_without_a_terminal_there_is_no_colour_and_a_line_a_part():
 
 def test_on_a_terminal_there_is_a_table_of_parts():
     out = terminal(interactive=True)
-    slot = Slot(Part("kafka", ("run",), address="127.0.0.1:9092"), state=State.STARTING)
+    slot = Slot(Component("kafka", ("run",), address="127.0.0.1:9092"), state=State.STARTING)
     with Starting(out, lambda: [slot]):
         pass
     assert "kafka" in shown(out)

@@ -1,4 +1,4 @@
-"""`up` without the platform: what it refuses, what the banner says, how it heeds signals; and one run of tiny parts."""
+"""`up` without the platform: what it refuses, what the banner says, how it heeds signals; and one run of tiny components."""
 
 import json
 import os
@@ -23,13 +23,13 @@ from fraudscale.config import (
     SettingsError,
 )
 from fraudscale.local import up
-from fraudscale.local.components import blueprint as components
+from fraudscale.local.components import blueprint as assembly
 from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.install import download as fetch
 from fraudscale.local.install.ports import Ports, claim_block
 from fraudscale.local.scaling import scale_file as wish
 from fraudscale.local.supervisor import machine, state
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 from fraudscale.local.supervisor.supervise import Event, Slot, State
 from fraudscale.local.terminal import Terminal
 from fraudscale.scoring import codec
@@ -57,7 +57,7 @@ def blueprint(local):
 
 
 def tiny(script, name, **fields):
-    return Part(name, ("sh", "-c", script), **fields)
+    return Component(name, ("sh", "-c", script), **fields)
 
 
 HAPROXY = tiny("exec sleep 60", "haproxy", ready=lambda: True, address="http://127.0.0.1:9")
@@ -66,7 +66,7 @@ KAFKA = tiny("exec sleep 60", "kafka", ready=lambda: True, address="127.0.0.1:90
 
 @pytest.fixture
 def run(blueprint, monkeypatch, capsys):
-    """Run these parts as the platform; each signal is sent once the file of the state fulfils its condition."""
+    """Run these components as the platform; each signal is sent once the file of the state fulfils its condition."""
 
     def send(signals):
         for which, condition in signals:
@@ -78,8 +78,8 @@ def run(blueprint, monkeypatch, capsys):
                 time.sleep(0.05)
             os.kill(os.getpid(), which)
 
-    def run(*parts, signals=()):
-        monkeypatch.setattr(components, "parts", lambda _: list(parts))
+    def run(*components, signals=()):
+        monkeypatch.setattr(assembly, "components", lambda _: list(components))
         sender = threading.Thread(target=send, args=(signals,))
         sender.start()
         code = up.Platform(blueprint, Terminal(), time.monotonic()).run()
@@ -98,7 +98,7 @@ def when_stopping(status):
 
 
 def slot(name, address):
-    return Slot(Part(name, ("run",), address=address), state=State.READY)
+    return Slot(Component(name, ("run",), address=address), state=State.READY)
 
 
 def test_a_platform_of_tiny_parts_starts_tells_and_stops_on_a_signal(run, blueprint):
@@ -259,8 +259,8 @@ def test_a_slot_that_is_wished_again_while_it_leaves_comes_back_once_it_is_gone(
 
 
 def test_a_platform_follows_the_wish_refuses_a_bad_one_and_keeps_the_last(run, blueprint, monkeypatch):
-    """Four replicas of tiny parts; each step waits until the state file says that the one before is done."""
-    monkeypatch.setattr(components, "replica", lambda _, slot: replica(slot))
+    """Four replicas of tiny components; each step waits until the state file says that the one before is done."""
+    monkeypatch.setattr(assembly, "replica", lambda _, slot: replica(slot))
 
     def wish_for(content):
         (blueprint.run / "draft").write_text(json.dumps(content))
@@ -286,7 +286,9 @@ def test_a_platform_follows_the_wish_refuses_a_bad_one_and_keeps_the_last(run, b
         (harmless, then(6, lambda s: wish_for({"replicas": 4, "run": s.started_at}))),
         (signal.SIGTERM, then(4, lambda _: None)),
     ]
-    code, out = run(HAPROXY, KAFKA, *(part for n in range(1, 5) for part in replica(n)), signals=steps)
+    code, out = run(
+        HAPROXY, KAFKA, *(component for n in range(1, 5) for component in replica(n)), signals=steps
+    )
     assert code == 0
     assert "scale_refused  part=autoscaler" in out
     told = [

@@ -1,4 +1,4 @@
-"""The platform on one machine as data: settings, tools and ports → configuration files and a list of parts."""
+"""The platform on one machine as data: settings, tools and ports → configuration files and a list of components."""
 
 import base64
 import http.client
@@ -33,12 +33,12 @@ from fraudscale.local.install.download import KafkaTools, Tools, library_path
 from fraudscale.local.install.ports import HOST, MIN_REPLICAS, Ports
 from fraudscale.local.scaling import manifests
 from fraudscale.local.scaling import scale_file as wish
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 from fraudscale.web.bodies import READ_ON
 from fraudscale.web.problems import Problem
 
 ASK_SECONDS: Final = 1.5
-"""How long a part may take to answer whether it is ready."""
+"""How long a component may take to answer whether it is ready."""
 DRAIN_SECONDS: Final = 1
 """A stopping replica still answers for three rounds of HAProxy's checks, so that no request meets a closed door."""
 REPLICA_STOP_SECONDS: Final = 5
@@ -64,7 +64,7 @@ STORE_PHASE: Final = ZOOKEEPER_PHASE
 
 @dataclass(frozen=True)
 class Blueprint:
-    """What the parts are made from."""
+    """What the components are made from."""
 
     local: LocalSettings
     model: ModelSettings
@@ -186,7 +186,7 @@ def external(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -
     return table
 
 
-def parts(b: Blueprint) -> list[Part]:
+def components(b: Blueprint) -> list[Component]:
     """Everything to run, in the order to show it."""
     table = [
         *([] if "kafka" in b.external else _kafka(b)),
@@ -195,7 +195,7 @@ def parts(b: Blueprint) -> list[Part]:
         _first_model(b),
         _alertmanager(b),
         _node_exporter(b),
-        *(part for slot in range(1, MIN_REPLICAS + 1) for part in replica(b, slot)),
+        *(component for slot in range(1, MIN_REPLICAS + 1) for component in replica(b, slot)),
         _haproxy(b),
         _autoscaler(b),
         *([] if "prometheus" in b.external else [_prometheus(b)]),
@@ -204,18 +204,18 @@ def parts(b: Blueprint) -> list[Part]:
         *([_traffic(b)] if b.local.traffic else []),
         *(_central_logs(b) if b.local.logs == "opensearch" else []),
     ]
-    started = {part.name for part in table}
-    return [_without_needs_of_others(part, started) for part in table]
+    started = {component.name for component in table}
+    return [_without_needs_of_others(component, started) for component in table]
 
 
 def ports_needed(b: Blueprint) -> dict[str, int]:
-    """Ports that must be free before `parts` are started: name → port."""
+    """Ports that must be free before `components` are started: name → port."""
     absent = () if b.tools.grafana else ("grafana",)
     return b.ports.needed({*b.external, *absent}, b.local.kafka, b.local.logs)
 
 
 def prepare(b: Blueprint) -> None:
-    """Make the folders and write the configuration files that `parts` name."""
+    """Make the folders and write the configuration files that `components` name."""
     for folder in (b.kafka_data, b.data / "mlflow", b.data / "prometheus", b.data / "alertmanager"):
         folder.mkdir(parents=True, exist_ok=True)
     for path, content in files(b).items():
@@ -277,7 +277,7 @@ def targets_json(ports: Ports, live: Iterable[int]) -> str:
     return json.dumps(groups, indent=2)
 
 
-def replica(b: Blueprint, slot: int) -> list[Part]:
+def replica(b: Blueprint, slot: int) -> list[Component]:
     """The two processes of a replica slot (1, 2 …)."""
     name = f"replica-{slot}"
     serve, stream = b.ports.serve[slot - 1], b.ports.stream[slot - 1]
@@ -290,7 +290,7 @@ def replica(b: Blueprint, slot: int) -> list[Part]:
     # With a copy of a model on disk replicas must not wait for MLflow: they start with it down.
     model = () if b.has_model else ("first-model",)
     return [
-        Part(
+        Component(
             f"{name}/serve",
             _fraudscale("serve"),
             ready=lambda: http_ok(f"http://{HOST}:{serve}/readyz"),
@@ -307,7 +307,7 @@ def replica(b: Blueprint, slot: int) -> list[Part]:
             stop_phase=REPLICA_PHASE,
             stop_seconds=REPLICA_STOP_SECONDS + DRAIN_SECONDS + 0.5,
         ),
-        Part(
+        Component(
             f"{name}/stream",
             _fraudscale("stream"),
             ready=lambda: http_ok(f"http://{HOST}:{stream}/readyz"),
@@ -328,27 +328,27 @@ def _fraudscale(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-m", "fraudscale.cli", *arguments)
 
 
-def _without_needs_of_others(part: Part, started: set[str]) -> Part:
-    """A part of somebody else's is there already, or it isn't and we can't wait for it."""
-    needs = tuple(name for name in part.needs if name in started)
-    return replace(part, needs=needs)
+def _without_needs_of_others(component: Component, started: set[str]) -> Component:
+    """A component of somebody else's is there already, or it isn't and we can't wait for it."""
+    needs = tuple(name for name in component.needs if name in started)
+    return replace(component, needs=needs)
 
 
-def _kafka(b: Blueprint) -> list[Part]:
+def _kafka(b: Blueprint) -> list[Component]:
     return _kafka_with_kraft(b) if b.local.kafka == "kraft" else _kafka_with_zookeeper(b)
 
 
-def _kafka_with_kraft(b: Blueprint) -> list[Part]:
+def _kafka_with_kraft(b: Blueprint) -> list[Component]:
     broker = _broker(b, needs="kafka-storage")
     if (b.kafka_data / "meta.properties").is_file():
         return [replace(broker, needs=())]
     command = java("kraft", b.tools.kafka, b.run, "kafka.tools.StorageTool", "format", "--ignore-formatted")
     command += ("-t", CLUSTER_ID, "-c", str(b.run / "kafka.properties"))
-    return [Part("kafka-storage", command, once=True, stop_seconds=OUTER_STOP_SECONDS), broker]
+    return [Component("kafka-storage", command, once=True, stop_seconds=OUTER_STOP_SECONDS), broker]
 
 
-def _kafka_with_zookeeper(b: Blueprint) -> list[Part]:
-    zookeeper = Part(
+def _kafka_with_zookeeper(b: Blueprint) -> list[Component]:
+    zookeeper = Component(
         "zookeeper",
         java("zookeeper", b.tools.kafka, b.run, ZOOKEEPER_MAIN, str(b.run / "zookeeper.cfg"), heap="128m"),
         ready=lambda: zookeeper_ready(HOST, b.ports.zookeeper),
@@ -359,8 +359,8 @@ def _kafka_with_zookeeper(b: Blueprint) -> list[Part]:
     return [zookeeper, _broker(b, needs="zookeeper")]
 
 
-def _broker(b: Blueprint, needs: str) -> Part:
-    return Part(
+def _broker(b: Blueprint, needs: str) -> Component:
+    return Component(
         "kafka",
         java(b.local.kafka, b.tools.kafka, b.run, KAFKA_MAIN, str(b.run / "kafka.properties")),
         ready=lambda: tcp_open(HOST, b.ports.kafka),
@@ -387,8 +387,8 @@ def java(mode: KafkaMode, tools: KafkaTools, run: Path, *main: str, heap: str = 
     )
 
 
-def _topics(b: Blueprint) -> Part:
-    return Part(
+def _topics(b: Blueprint) -> Component:
+    return Component(
         "topics",
         _fraudscale("topics"),
         needs=("kafka",),
@@ -399,7 +399,7 @@ def _topics(b: Blueprint) -> Part:
     )
 
 
-def _mlflow(b: Blueprint) -> Part:
+def _mlflow(b: Blueprint) -> Component:
     command = (
         *(sys.executable, "-m", "mlflow", "server", "--workers", "1"),
         *("--host", HOST, "--port", str(b.ports.mlflow)),
@@ -414,7 +414,7 @@ def _mlflow(b: Blueprint) -> Part:
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     address = f"http://{HOST}:{b.ports.mlflow}"
-    return Part(
+    return Component(
         "mlflow",
         command,
         ready=lambda: http_ok(f"{address}/health"),
@@ -424,8 +424,8 @@ def _mlflow(b: Blueprint) -> Part:
     )
 
 
-def _first_model(b: Blueprint) -> Part:
-    return Part(
+def _first_model(b: Blueprint) -> Component:
+    return Component(
         "first-model",
         _fraudscale("train", "--if-missing"),
         needs=("mlflow",),
@@ -437,8 +437,8 @@ def _first_model(b: Blueprint) -> Part:
     )
 
 
-def _haproxy(b: Blueprint) -> Part:
-    return Part(
+def _haproxy(b: Blueprint) -> Component:
+    return Component(
         "haproxy",
         (str(b.tools.haproxy), "-db", "-f", str(b.run / "haproxy.cfg")),
         ready=lambda: http_ok(f"http://{HOST}:{b.ports.entry}/readyz"),
@@ -450,7 +450,7 @@ def _haproxy(b: Blueprint) -> Part:
     )
 
 
-def _autoscaler(b: Blueprint) -> Part:
+def _autoscaler(b: Blueprint) -> Component:
     port = b.ports.autoscaler
     env = {
         **b.environment,
@@ -461,7 +461,7 @@ def _autoscaler(b: Blueprint) -> Part:
         "METRICS_HOST": HOST,
         "METRICS_PORT": str(port),
     }
-    return Part(
+    return Component(
         "autoscaler",
         _fraudscale("autoscale"),
         ready=lambda: http_ok(f"http://{HOST}:{port}/readyz"),
@@ -473,7 +473,7 @@ def _autoscaler(b: Blueprint) -> Part:
     )
 
 
-def _prometheus(b: Blueprint) -> Part:
+def _prometheus(b: Blueprint) -> Component:
     address = f"{HOST}:{b.ports.prometheus}"
     command = (
         str(b.tools.prometheus),
@@ -487,7 +487,7 @@ def _prometheus(b: Blueprint) -> Part:
         *_web_assets(b.tools.prometheus),
     )
     slots = range(1, MIN_REPLICAS + 1)
-    return Part(
+    return Component(
         "prometheus",
         command,
         ready=lambda: http_ok(f"http://{address}/-/ready"),
@@ -510,7 +510,7 @@ def _share(program: Path, name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _alertmanager(b: Blueprint) -> Part:
+def _alertmanager(b: Blueprint) -> Component:
     address = f"{HOST}:{b.ports.alertmanager}"
     command = (
         str(b.tools.alertmanager),
@@ -521,7 +521,7 @@ def _alertmanager(b: Blueprint) -> Part:
         "--cluster.listen-address=",  # no cluster of one: it would listen on all interfaces
         "--log.level=warn",
     )
-    return Part(
+    return Component(
         "alertmanager",
         command,
         ready=lambda: http_ok(f"http://{address}/-/ready"),
@@ -531,9 +531,9 @@ def _alertmanager(b: Blueprint) -> Part:
     )
 
 
-def _node_exporter(b: Blueprint) -> Part:
+def _node_exporter(b: Blueprint) -> Component:
     address = f"{HOST}:{b.ports.node_exporter}"
-    return Part(
+    return Component(
         "node-exporter",
         (
             str(b.tools.node_exporter),
@@ -549,14 +549,14 @@ def _node_exporter(b: Blueprint) -> Part:
     )
 
 
-def _console(b: Blueprint) -> Part:
+def _console(b: Blueprint) -> Component:
     env = {
         **b.environment,
         "FRAUDSCALE_HOME": str(b.home),
         "CONSOLE_PORT": str(b.ports.console),
         "DASHBOARD_FILE": str(b.dashboard),
     }
-    return Part(
+    return Component(
         "console",
         _fraudscale("console"),
         ready=lambda: http_ok(f"{b.console}/readyz"),
@@ -567,9 +567,9 @@ def _console(b: Blueprint) -> Part:
     )
 
 
-def _grafana(b: Blueprint, found: grafana.Grafana) -> Part:
+def _grafana(b: Blueprint, found: grafana.Grafana) -> Component:
     address = f"http://{HOST}:{b.ports.grafana}"
-    return Part(
+    return Component(
         "grafana",
         grafana.command(found, b.run / "grafana.ini"),
         ready=lambda: http_ok(f"{address}/api/health"),
@@ -579,8 +579,8 @@ def _grafana(b: Blueprint, found: grafana.Grafana) -> Part:
     )
 
 
-def _traffic(b: Blueprint) -> Part:
-    return Part(
+def _traffic(b: Blueprint) -> Component:
+    return Component(
         "traffic",
         _fraudscale("traffic", "--url", f"http://{HOST}:{b.ports.entry}"),
         needs=("haproxy", "topics"),
@@ -590,7 +590,7 @@ def _traffic(b: Blueprint) -> Part:
     )
 
 
-def _central_logs(b: Blueprint) -> list[Part]:
+def _central_logs(b: Blueprint) -> list[Component]:
     port = b.ports.log_shipper
     env = {
         "FRAUDSCALE_HOME": str(b.home),
@@ -598,7 +598,7 @@ def _central_logs(b: Blueprint) -> list[Part]:
         "METRICS_HOST": HOST,
         "METRICS_PORT": str(port),
     }
-    shipper = Part(
+    shipper = Component(
         "log-shipper",
         _fraudscale("ship-logs"),
         ready=lambda: http_ok(f"http://{HOST}:{port}/readyz"),
@@ -611,8 +611,8 @@ def _central_logs(b: Blueprint) -> list[Part]:
     return [shipper] if b.tools.opensearch is None else [_opensearch(b), shipper]
 
 
-def _opensearch(b: Blueprint) -> Part:
-    return Part(
+def _opensearch(b: Blueprint) -> Component:
+    return Component(
         "opensearch",
         (sys.executable, "-m", "fraudscale.local.components.opensearch", str(b.run / "opensearch.json")),
         ready=lambda: http_ok(f"{b.log_store}/_cluster/health"),

@@ -1,4 +1,4 @@
-"""A Grafana that is on PATH, as one more part: read-only, with the committed provisioning and the dashboard of this machine.
+"""A Grafana that is on PATH, as one more component: read-only, with the committed provisioning and the dashboard of this machine.
 
 Nothing is downloaded for it: where there is none, the console shows the same dashboard.
 """

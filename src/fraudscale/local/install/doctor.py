@@ -20,7 +20,7 @@ from fraudscale.local.install import download as fetch
 from fraudscale.local.install import ports
 
 MEMORY_BYTES: Final = 4 * 1024**3
-"""All parts with four replicas use about 2.5 GB; training a first model beside them some more."""
+"""All components with four replicas use about 2.5 GB; training a first model beside them some more."""
 DISK_BYTES: Final = 2 * 1024**3
 JARS_SOURCE: Final[Mapping[KafkaMode, str]] = {"kraft": "Maven, 45 MB", "zookeeper": "Maven, 48 MB"}
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")

@@ -26,14 +26,14 @@ NOT_STARTED: Final = frozenset({"airflow"})
 COORDINATORS: Final[Mapping[KafkaMode, str]] = {"kraft": "kafka_controller", "zookeeper": "zookeeper"}
 """The port beside the broker's own that its mode needs."""
 CENTRAL_LOGS: Final = frozenset({"opensearch", "log_shipper"})
-"""Of parts that run only where log lines are brought together."""
+"""Of components that run only where log lines are brought together."""
 CLAIMS: Final = range(20_000, 32_000, 50)
 """Bases for tests: below 32768, where the kernel takes the ports of outgoing connections from."""
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Which port each part listens on, all of them on 127.0.0.1."""
+    """Which port each component listens on, all of them on 127.0.0.1."""
 
     entry: int = 8000
     console: int = 8080

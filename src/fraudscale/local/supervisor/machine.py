@@ -13,12 +13,12 @@ from typing import Final
 
 import psutil
 
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 
 MARK: Final = "FRAUDSCALE_RUNS_FOR"
 """In the environment of every process that a supervisor starts: the home folder it runs for."""
 LOG_BYTES: Final = 20 * 1024 * 1024
-"""A longer log becomes `<name>.log.1`, whose predecessor goes: each part keeps at most twice as much."""
+"""A longer log becomes `<name>.log.1`, whose predecessor goes: each component keeps at most twice as much."""
 
 
 class ChildProcess:
@@ -45,7 +45,7 @@ class ChildProcess:
 
 
 class LocalMachine:
-    """Starts parts for a home folder, their output appended to files in `logs`."""
+    """Starts components for a home folder, their output appended to files in `logs`."""
 
     def __init__(self, home: Path, logs: Path, environment: Mapping[str, str]) -> None:
         self._logs = logs
@@ -56,13 +56,13 @@ class LocalMachine:
     def now(self) -> float:
         return time.monotonic()
 
-    def spawn(self, part: Part) -> ChildProcess:
+    def spawn(self, component: Component) -> ChildProcess:
         self._logs.mkdir(parents=True, exist_ok=True)
-        with (self._logs / part.log_name).open("ab") as log:
+        with (self._logs / component.log_name).open("ab") as log:
             process = subprocess.Popen(
-                part.command,
-                cwd=part.cwd,
-                env={**self._environment, **part.env},
+                component.command,
+                cwd=component.cwd,
+                env={**self._environment, **component.env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -40,8 +40,8 @@ class Identity(msgspec.Struct, frozen=True):
             return False
 
 
-class Component(msgspec.Struct, frozen=True):
-    """A part that is no replica's."""
+class ComponentStatus(msgspec.Struct, frozen=True):
+    """A component that is no replica's."""
 
     name: str
     state: str
@@ -77,11 +77,11 @@ class Status(msgspec.Struct, frozen=True):
     """The content of `run/status.json`."""
 
     ready: bool
-    components: list[Component] = []
+    components: list[ComponentStatus] = []
     replicas: list[Replica] = []
     model: ModelInUse = ModelInUse()
     jobs: dict[str, str] = {}
-    """Parts that run once at the start, and their states."""
+    """Components that run once at the start, and their states."""
     started_at: str | None = None
     supervisor: Identity | None = None
     processes: list[Identity] = []
@@ -223,7 +223,7 @@ def describe(
     started_at: datetime,
     model: ModelInUse,
     ports: Mapping[str, int],
-    used: Iterable[Component] = (),
+    used: Iterable[ComponentStatus] = (),
 ) -> Status:
     """Put the supervisor's slots into the shape of `run/status.json`.
 
@@ -236,45 +236,45 @@ def describe(
         used: components that are used and were not started by us.
     """
     slots = list(slots)
-    single = [slot for slot in slots if "/" not in slot.part.name]
+    single = [slot for slot in slots if "/" not in slot.component.name]
     return Status(
         ready=ready,
-        components=[*(_component(slot) for slot in single if not slot.part.once), *used],
+        components=[*(_component(slot) for slot in single if not slot.component.once), *used],
         replicas=_replicas(slots),
         model=model,
-        jobs={slot.part.name: slot.state.value for slot in single if slot.part.once},
+        jobs={slot.component.name: slot.state.value for slot in single if slot.component.once},
         started_at=timestamp(started_at),
         supervisor=identify("supervisor", os.getpid()),
-        processes=[identify(slot.part.name, slot.pid) for slot in slots if slot.pid],
+        processes=[identify(slot.component.name, slot.pid) for slot in slots if slot.pid],
         ports=dict(ports),
     )
 
 
-def _component(slot: Slot) -> Component:
-    return Component(slot.part.name, slot.state.value, slot.part.address, slot.pid)
+def _component(slot: Slot) -> ComponentStatus:
+    return ComponentStatus(slot.component.name, slot.state.value, slot.component.address, slot.pid)
 
 
 def _replicas(slots: Iterable[Slot]) -> list[Replica]:
     halves: dict[str, dict[str, Slot]] = {}
     for slot in slots:
-        replica, slash, half = slot.part.name.partition("/")
+        replica, slash, half = slot.component.name.partition("/")
         if slash:
             halves.setdefault(replica, {})[half] = slot
-    return [_replica(name, parts) for name, parts in halves.items()]
+    return [_replica(name, components) for name, components in halves.items()]
 
 
-def _replica(name: str, parts: Mapping[str, Slot]) -> Replica:
-    serve, stream = parts.get("serve"), parts.get("stream")
-    states = [slot.state for slot in parts.values()]
+def _replica(name: str, components: Mapping[str, Slot]) -> Replica:
+    serve, stream = components.get("serve"), components.get("stream")
+    states = [slot.state for slot in components.values()]
     state = next((s for s in states if s is not State.READY), State.READY)
     return Replica(
         name,
         state.value,
         serve.pid if serve else None,
         stream.pid if stream else None,
-        serve.part.address if serve else "",
-        started=min(slot.added for slot in parts.values()),
-        ready_since=max(_ready_since(slot) for slot in parts.values()),
+        serve.component.address if serve else "",
+        started=min(slot.added for slot in components.values()),
+        ready_since=max(_ready_since(slot) for slot in components.values()),
     )
 
 

@@ -1,4 +1,4 @@
-"""The supervisor's state machine: starts parts as their needs are met, restarts what dies, stops all of it in phases.
+"""The supervisor's state machine: starts components as their needs are met, restarts what dies, stops all of it in phases.
 
 It owns every decision and touches neither clock nor process itself: both are behind `Machine` and `Child`, so that the
 histories in its tests take no time. Nothing here is safe to call from two threads; one loop calls `step` again and again.
@@ -11,7 +11,7 @@ from enum import StrEnum
 from signal import SIGKILL, Signals
 from typing import Final, Literal, Protocol
 
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 
 STOP_SECONDS: Final = 13.5
 """After so long a stop, every group that is left is killed: the rest of the promised 15 is for the exit."""
@@ -20,18 +20,18 @@ PHASE_SECONDS: Final = 2.0
 FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 30.0
 HEALTHY_SECONDS: Final = 60.0
-"""A part that was ready for so long begins with the first back-off again when it dies."""
+"""A component that was ready for so long begins with the first back-off again when it dies."""
 ASK_SECONDS: Final = 0.25
 ASK_READY_SECONDS: Final = 5.0
-"""How often a part is asked whether it is ready: while it starts, and once it was."""
+"""How often a component is asked whether it is ready: while it starts, and once it was."""
 SETTLE_SECONDS: Final = 1.5
-"""A part that can't be asked counts as ready when it has run for so long: a wrong command dies sooner."""
+"""A component that can't be asked counts as ready when it has run for so long: a wrong command dies sooner."""
 MISSES: Final = 3
-"""So many answers in a row must be "no" before a ready part counts as unready: one may be a slow moment."""
+"""So many answers in a row must be "no" before a ready component counts as unready: one may be a slow moment."""
 
 
 class State(StrEnum):
-    """Where a part is in its life."""
+    """Where a component is in its life."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -63,8 +63,8 @@ class Machine(Protocol):
     def now(self) -> float:
         """Seconds that only grow."""
 
-    def spawn(self, part: Part) -> Child:
-        """Start a part.
+    def spawn(self, component: Component) -> Child:
+        """Start a component.
 
         Raises:
             OSError: the command can't be started.
@@ -76,10 +76,10 @@ class Machine(Protocol):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a part; `kind` is a stable name."""
+    """Something that happened to a component; `kind` is a stable name of the log format, such as `part_started`."""
 
     kind: str
-    part: str
+    component: str
     level: Literal["info", "warning", "error"] = "info"
     details: Mapping[str, object] = field(default_factory=dict)
 
@@ -88,15 +88,15 @@ class Event:
 class Failure:
     """Why the start was given up."""
 
-    part: str
+    component: str
     reason: str
 
 
 @dataclass
 class Slot:
-    """A part and what became of it."""
+    """A component and what became of it."""
 
-    part: Part
+    component: Component
     state: State = State.WAITING
     since: float = 0.0
     """When it got into this state, by the machine's clock."""
@@ -126,26 +126,26 @@ class Slot:
 
 
 class Supervisor:
-    """Parts and their states. `step` moves them on; `add`, `remove`, `stop` and `force` say what is wished."""
+    """Components and their states. `step` moves them on; `add`, `remove`, `stop` and `force` say what should run."""
 
     def __init__(
         self,
         machine: Machine,
-        parts: Iterable[Part],
+        components: Iterable[Component],
         *,
         report: Callable[[Event], None],
         changed: Callable[[], None],
     ) -> None:
-        """Take parts on; none is started before the first `step`.
+        """Take components on; none is started before the first `step`.
 
         Args:
             machine: clock and processes.
-            parts: what is to run; the start has succeeded once all of them were ready.
+            components: what is to run; the start has succeeded once all of them were ready.
             report: called for each event.
             changed: called after a step in which a state changed or a process began or ended.
 
         Raises:
-            ValueError: a name is taken, or a part needs one that there is not.
+            ValueError: a name is taken, or a component needs one that there is not.
         """
         self._machine = machine
         self._report = report
@@ -161,9 +161,9 @@ class Supervisor:
         }
         self.slots: dict[str, Slot] = {}
         self.started = False
-        """All parts were ready once; from then on a death means a restart, not the end."""
+        """All components were ready once; from then on a death means a restart, not the end."""
         self.failure: Failure | None = None
-        self.add(parts)
+        self.add(components)
 
     @property
     def ready(self) -> bool:
@@ -185,27 +185,27 @@ class Supervisor:
         nothing_left = all(slot.child is None for slot in self.slots.values())
         return nothing_left or self._machine.now() > self._stop_by + 1
 
-    def add(self, parts: Iterable[Part]) -> None:
-        """Take more parts on, at any time.
+    def add(self, components: Iterable[Component]) -> None:
+        """Take more components on, at any time.
 
         Raises:
             ValueError: a name is taken (also by one that is still leaving), or a need is unknown.
         """
         now = self._machine.now()
-        new = {part.name: Slot(part, since=now, added=now) for part in parts}
+        new = {component.name: Slot(component, since=now, added=now) for component in components}
         if taken := new.keys() & self.slots.keys():
-            raise ValueError(f"there are parts called {sorted(taken)} already")
+            raise ValueError(f"there are components called {sorted(taken)} already")
         for slot in new.values():
-            if unknown := set(slot.part.needs) - new.keys() - self.slots.keys():
-                raise ValueError(f"{slot.part.name} needs {sorted(unknown)}, which nobody starts")
+            if unknown := set(slot.component.needs) - new.keys() - self.slots.keys():
+                raise ValueError(f"{slot.component.name} needs {sorted(unknown)}, which nobody starts")
         self.slots |= new
         self._dirty = True
 
     def remove(self, names: Iterable[str]) -> None:
-        """Stop these parts side by side, as each says, and forget them once they are gone."""
+        """Stop these components side by side, as each says, and forget them once they are gone."""
         for slot in [self.slots[name] for name in names]:
             slot.leaving = True
-            self._begin_stop(slot, self._machine.now() + slot.part.stop_seconds)
+            self._begin_stop(slot, self._machine.now() + slot.component.stop_seconds)
 
     def stop(self) -> None:
         """Stop everything, phase after phase, within `STOP_SECONDS`. Asking again changes nothing."""
@@ -235,7 +235,7 @@ class Supervisor:
     # The steps of each state.
 
     def _step_waiting(self, slot: Slot) -> None:
-        needs = (self.slots.get(name) for name in slot.part.needs)
+        needs = (self.slots.get(name) for name in slot.component.needs)
         # A need that was removed since had been ready before. A failure may have begun the stop within this step.
         if not self.stopping and all(need is None or need.was_ready for need in needs):
             self._spawn(slot)
@@ -243,10 +243,10 @@ class Supervisor:
     def _step_starting(self, slot: Slot) -> None:
         if self._ended(slot):
             return
-        if not slot.part.once and self._answers(slot, ASK_SECONDS):
+        if not slot.component.once and self._answers(slot, ASK_SECONDS):
             self._is_ready(slot)
-        elif not self.started and not self.stopping and self._seconds_in(slot) > slot.part.ready_seconds:
-            self._fail(slot, f"not ready after {slot.part.ready_seconds:.0f} s")
+        elif not self.started and not self.stopping and self._seconds_in(slot) > slot.component.ready_seconds:
+            self._fail(slot, f"not ready after {slot.component.ready_seconds:.0f} s")
 
     def _step_ready(self, slot: Slot) -> None:
         if self._ended(slot):
@@ -271,7 +271,7 @@ class Supervisor:
         elif child.exit_code() is not None and not slot.group_told:
             # The leader went without its own children (MLflow's does): they get the same chance to end well.
             slot.group_told = True
-            child.signal_group(slot.part.stop_signal)
+            child.signal_group(slot.component.stop_signal)
 
     # Transitions.
 
@@ -286,12 +286,12 @@ class Supervisor:
     def _tell(
         self, kind: str, slot: Slot, level: Literal["info", "warning", "error"] = "info", **details: object
     ) -> None:
-        self._report(Event(kind, slot.part.name, level, details))
+        self._report(Event(kind, slot.component.name, level, details))
 
     def _spawn(self, slot: Slot) -> None:
         restart = slot.state is State.RESTARTING
         try:
-            slot.child = self._machine.spawn(slot.part)
+            slot.child = self._machine.spawn(slot.component)
         except OSError as error:
             self._died(slot, f"could not be started: {error}")
             return
@@ -306,12 +306,12 @@ class Supervisor:
 
     def _answers(self, slot: Slot, pause: float) -> bool | None:
         """Return the answer that came since the last call, if one did; see that the next question is asked."""
-        if slot.part.ready is None:
+        if slot.component.ready is None:
             return slot.state is State.READY or self._seconds_in(slot) >= SETTLE_SECONDS
         now = self._machine.now()
         if slot.answer is None:
             if now >= slot.ask_at:
-                slot.answer = self._machine.ask(slot.part.ready)
+                slot.answer = self._machine.ask(slot.component.ready)
                 slot.ask_at = now + pause
             return None
         if not slot.answer.done():
@@ -326,7 +326,7 @@ class Supervisor:
         # What a dead leader leaves behind would hold the ports that its successor needs.
         slot.child.signal_group(SIGKILL)
         slot.child = None
-        if slot.part.once and code == 0:
+        if slot.component.once and code == 0:
             slot.seconds_to_ready = self._seconds_in(slot)
             slot.was_ready = True
             self._enter(slot, State.DONE)
@@ -339,7 +339,7 @@ class Supervisor:
         if self.stopping:
             self._enter(slot, State.STOPPED)
             self._tell("part_died", slot, "warning", reason=reason)
-        elif slot.part.once or not self.started:
+        elif slot.component.once or not self.started:
             self._fail(slot, reason)
         else:
             self._restart_later(slot, reason)
@@ -356,7 +356,7 @@ class Supervisor:
         self._enter(slot, State.FAILED)
         self._tell("part_failed", slot, "error", reason=reason)
         if not self.started and self.failure is None:
-            self.failure = Failure(slot.part.name, reason)
+            self.failure = Failure(slot.component.name, reason)
             self.stop()
 
     # The stop.
@@ -366,11 +366,11 @@ class Supervisor:
             if slot.child is None and slot.state in {State.WAITING, State.RESTARTING}:
                 self._enter(slot, State.STOPPED)
         running = [slot for slot in self.slots.values() if slot.child]
-        phases = sorted({slot.part.stop_phase for slot in running})
+        phases = sorted({slot.component.stop_phase for slot in running})
         for slot in running:
-            if slot.part.stop_phase == phases[0] or self._machine.now() >= stop_by:
+            if slot.component.stop_phase == phases[0] or self._machine.now() >= stop_by:
                 limit = stop_by - PHASE_SECONDS * (len(phases) - 1)
-                self._begin_stop(slot, min(self._machine.now() + slot.part.stop_seconds, limit))
+                self._begin_stop(slot, min(self._machine.now() + slot.component.stop_seconds, limit))
 
     def _begin_stop(self, slot: Slot, kill_at: float) -> None:
         slot_is_told = slot.state is State.STOPPING
@@ -379,7 +379,7 @@ class Supervisor:
             return
         self._enter(slot, State.STOPPING)
         if slot.child:
-            slot.child.signal(slot.part.stop_signal)
+            slot.child.signal(slot.component.stop_signal)
 
     def _kill(self, slot: Slot, child: Child) -> None:
         if not slot.killed:
@@ -393,7 +393,7 @@ class Supervisor:
         self._enter(slot, State.STOPPED)
         self._tell("part_stopped", slot, code=code)
         if slot.leaving:
-            del self.slots[slot.part.name]
+            del self.slots[slot.component.name]
 
 
 def _how(code: int) -> str:

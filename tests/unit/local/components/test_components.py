@@ -22,7 +22,7 @@ from fraudscale.config import (
     ModelSettings,
     SettingsError,
 )
-from fraudscale.local.components import blueprint as components
+from fraudscale.local.components import blueprint as assembly
 from fraudscale.local.components import grafana
 from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.install.download import KafkaTools, OpenSearchTools, Tools
@@ -64,7 +64,7 @@ def blueprint(tmp_path):
 
 
 def named(b):
-    return {part.name: part for part in components.parts(b)}
+    return {component.name: component for component in assembly.components(b)}
 
 
 def test_the_least_number_of_replicas_is_started_with_both_processes_each(blueprint):
@@ -75,41 +75,41 @@ def test_the_least_number_of_replicas_is_started_with_both_processes_each(bluepr
 
 def test_every_need_is_a_part_and_stands_before_the_one_that_needs_it(blueprint):
     seen = set()
-    for part in components.parts(blueprint()):
-        assert set(part.needs) <= seen, part.name
-        seen.add(part.name)
+    for component in assembly.components(blueprint()):
+        assert set(component.needs) <= seen, component.name
+        seen.add(component.name)
 
 
 def test_a_first_start_waits_for_the_first_model(blueprint):
-    parts = named(blueprint())
-    assert parts["first-model"].needs == ("mlflow",)
-    assert parts["first-model"].once
-    assert "first-model" in parts["replica-1/serve"].needs
+    components = named(blueprint())
+    assert components["first-model"].needs == ("mlflow",)
+    assert components["first-model"].once
+    assert "first-model" in components["replica-1/serve"].needs
 
 
 def test_a_later_start_does_not_wait_for_the_registry(blueprint, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "current.json").touch()
-    parts = named(blueprint())
-    assert parts["replica-1/serve"].needs == ()
-    assert parts["replica-1/stream"].needs == ("topics",)
+    components = named(blueprint())
+    assert components["replica-1/serve"].needs == ()
+    assert components["replica-1/stream"].needs == ("topics",)
 
 
 def test_storage_is_formatted_once(blueprint, tmp_path):
     assert named(blueprint())["kafka"].needs == ("kafka-storage",)
     (tmp_path / "data" / "kafka").mkdir(parents=True)
     (tmp_path / "data" / "kafka" / "meta.properties").touch()
-    parts = named(blueprint())
-    assert "kafka-storage" not in parts
-    assert parts["kafka"].needs == ()
+    components = named(blueprint())
+    assert "kafka-storage" not in components
+    assert components["kafka"].needs == ()
 
 
 def test_kafka_waits_for_its_zookeeper_and_stops_before_it(blueprint):
-    parts = named(blueprint(mode="zookeeper"))
-    zookeeper, kafka = parts["zookeeper"], parts["kafka"]
-    assert "kafka-storage" not in parts
+    components = named(blueprint(mode="zookeeper"))
+    zookeeper, kafka = components["zookeeper"], components["kafka"]
+    assert "kafka-storage" not in components
     assert kafka.needs == ("zookeeper",)
-    assert zookeeper.stop_phase > max(p.stop_phase for p in parts.values() if p is not zookeeper)
+    assert zookeeper.stop_phase > max(p.stop_phase for p in components.values() if p is not zookeeper)
     assert (zookeeper.address, kafka.address) == (
         f"127.0.0.1:{Ports.at(21_000).zookeeper}",
         f"127.0.0.1:{Ports.at(21_000).kafka}",
@@ -121,7 +121,7 @@ def test_each_kind_of_broker_keeps_data_of_its_own(blueprint):
     folders = {}
     for mode in ("kraft", "zookeeper"):
         b = blueprint(mode=mode)
-        components.prepare(b)
+        assembly.prepare(b)
         lines = (b.run / "kafka.properties").read_text().splitlines()
         (folders[mode],) = [line.partition("=")[2] for line in lines if line.startswith("log.dirs=")]
         assert Path(folders[mode]).is_dir()
@@ -133,16 +133,16 @@ def test_a_killed_broker_is_forgotten_within_seconds_and_zookeeper_lets_it():
         return dict(line.split("=", 1) for line in text.splitlines() if line and not line.startswith("#"))
 
     session = int(
-        values(components.kafka_properties(Ports(), Path("/d"), "zookeeper"))["zookeeper.session.timeout.ms"]
+        values(assembly.kafka_properties(Ports(), Path("/d"), "zookeeper"))["zookeeper.session.timeout.ms"]
     )
-    tick = int(values(components.zookeeper_cfg(Ports(), Path("/z")))["tickTime"])
+    tick = int(values(assembly.zookeeper_cfg(Ports(), Path("/z")))["tickTime"])
     assert 2 * tick <= session <= 3000, "ZooKeeper grants no session below two ticks"
 
 
 def test_a_broker_of_ours_and_one_of_yours_are_a_contradiction(blueprint):
     yours = {"kafka_bootstrap_servers": "broker:9092"}
     with pytest.raises(SettingsError, match=r"KAFKA='zookeeper'.*KAFKA_BOOTSTRAP_SERVERS='broker:9092'"):
-        components.parts(blueprint(mode="zookeeper", kafka=yours))
+        assembly.components(blueprint(mode="zookeeper", kafka=yours))
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def zookeeper_that_says():
 
             thread = threading.Thread(target=serve)
             thread.start()
-            ready = components.zookeeper_ready(*server.getsockname())
+            ready = assembly.zookeeper_ready(*server.getsockname())
             thread.join()
             return ready
 
@@ -203,31 +203,31 @@ def with_logs(blueprint):
 
 def test_no_log_leaves_its_file_where_that_is_not_wanted(blueprint):
     assert not {"opensearch", "log-shipper"} & named(blueprint()).keys()
-    assert "log-shipper" not in components.prometheus_yml(blueprint())
+    assert "log-shipper" not in assembly.prometheus_yml(blueprint())
 
 
 def test_the_shipper_waits_for_opensearch_stops_before_it_and_is_watched(with_logs):
     b = with_logs()
-    parts = named(b)
-    shipper, store = parts["log-shipper"], parts["opensearch"]
+    components = named(b)
+    shipper, store = components["log-shipper"], components["opensearch"]
     assert shipper.needs == ("opensearch",)
     assert shipper.env["OPENSEARCH_ENDPOINT"] == store.address
     assert shipper.stop_phase < store.stop_phase
-    assert shipper.address in components.prometheus_yml(b)
+    assert shipper.address in assembly.prometheus_yml(b)
 
 
 def test_an_opensearch_of_yours_is_used_and_not_started(with_logs):
     b = with_logs("https://logs.example:9200")
-    parts = named(b)
-    assert "opensearch" not in parts
-    assert (parts["log-shipper"].needs, b.external["opensearch"]) == ((), "https://logs.example:9200")
-    assert parts["log-shipper"].env["OPENSEARCH_ENDPOINT"] == "https://logs.example:9200"
-    assert not any("opensearch" in path.name for path in components.files(b))
+    components = named(b)
+    assert "opensearch" not in components
+    assert (components["log-shipper"].needs, b.external["opensearch"]) == ((), "https://logs.example:9200")
+    assert components["log-shipper"].env["OPENSEARCH_ENDPOINT"] == "https://logs.example:9200"
+    assert not any("opensearch" in path.name for path in assembly.files(b))
 
 
 def test_opensearch_listens_on_this_machine_only_and_its_heap_is_bounded(with_logs):
     b = with_logs()
-    node = json.loads(components.files(b)[b.run / "opensearch.json"])
+    node = json.loads(assembly.files(b)[b.run / "opensearch.json"])
     assert node["settings"]["network.host"] == "127.0.0.1"
     assert node["settings"]["http.port"] == str(b.ports.opensearch)
     assert {"-Xmx256m", "-Xms256m"} <= set(node["options"])
@@ -240,11 +240,11 @@ def test_parts_whose_address_is_set_are_used_and_not_started(blueprint):
         kafka={"kafka_bootstrap_servers": "broker:9092"},
         prometheus="http://prometheus:9090",
     )
-    parts = named(b)
-    assert not {"kafka", "kafka-storage", "mlflow", "prometheus"} & parts.keys()
-    assert parts["topics"].needs == parts["first-model"].needs == ()
-    assert parts["replica-1/stream"].env["KAFKA_BOOTSTRAP_SERVERS"] == "broker:9092"
-    assert parts["replica-1/serve"].env["MLFLOW_TRACKING_URI"] == "http://registry:5000"
+    components = named(b)
+    assert not {"kafka", "kafka-storage", "mlflow", "prometheus"} & components.keys()
+    assert components["topics"].needs == components["first-model"].needs == ()
+    assert components["replica-1/stream"].env["KAFKA_BOOTSTRAP_SERVERS"] == "broker:9092"
+    assert components["replica-1/serve"].env["MLFLOW_TRACKING_URI"] == "http://registry:5000"
     assert b.external.keys() == {"kafka", "mlflow", "prometheus"}
 
 
@@ -256,14 +256,16 @@ def test_processes_are_told_the_moved_addresses(blueprint):
 
 
 def test_parts_stop_from_the_outside_in_and_in_time(blueprint):
-    parts = named(blueprint())
+    components = named(blueprint())
     order = ["traffic", "replica-1/serve", "haproxy", "kafka"]
-    assert [parts[name].stop_phase for name in order] == [0, 1, 2, 3]
-    slowest = [max(p.stop_seconds for p in parts.values() if p.stop_phase == phase) for phase in range(4)]
+    assert [components[name].stop_phase for name in order] == [0, 1, 2, 3]
+    slowest = [
+        max(p.stop_seconds for p in components.values() if p.stop_phase == phase) for phase in range(4)
+    ]
     assert sum(slowest) < 15
-    assert {parts[name].stop_phase for name in ("mlflow", "prometheus", "alertmanager", "node-exporter")} == {
-        3
-    }
+    assert {
+        components[name].stop_phase for name in ("mlflow", "prometheus", "alertmanager", "node-exporter")
+    } == {3}
 
 
 def test_every_command_of_ours_exists_with_its_options(blueprint):
@@ -272,7 +274,11 @@ def test_every_command_of_ours_exists_with_its_options(blueprint):
     from fraudscale.cli import app
 
     group = typer.main.get_command(app)
-    ours = [part.command[3:] for part in components.parts(blueprint()) if "fraudscale.cli" in part.command]
+    ours = [
+        component.command[3:]
+        for component in assembly.components(blueprint())
+        if "fraudscale.cli" in component.command
+    ]
     assert {name for name, *_ in ours} == {
         "topics",
         "train",
@@ -294,9 +300,9 @@ def test_no_traffic_flows_where_it_is_not_wanted(blueprint):
 @pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
 def test_everything_listens_on_this_machine_only(blueprint, mode):
     b = blueprint(mode=mode)
-    for part in components.parts(b):
-        assert "0.0.0.0" not in " ".join(part.command)
-    rendered = "\n".join(components.files(b).values())
+    for component in assembly.components(b):
+        assert "0.0.0.0" not in " ".join(component.command)
+    rendered = "\n".join(assembly.files(b).values())
     assert "0.0.0.0" not in rendered
     assert "bind 127.0.0.1:21000" in rendered
     assert ("clientPortAddress=127.0.0.1" in rendered) == (mode == "zookeeper")
@@ -311,9 +317,7 @@ def test_mlflow_runs_no_code_of_models_and_no_jobs(blueprint):
 
 def haproxy_cfg(*, trusted="127.0.0.1", exports=True, **settings):
     http = HttpSettings(_env_file=None, **settings)
-    return components.haproxy_cfg(
-        Ports.at(21_000), Path("/e"), http, trusted_clients=trusted, exports=exports
-    )
+    return assembly.haproxy_cfg(Ports.at(21_000), Path("/e"), http, trusted_clients=trusted, exports=exports)
 
 
 def test_haproxy_has_a_slot_for_every_replica_that_may_come(blueprint):
@@ -327,7 +331,7 @@ def test_haproxy_has_a_slot_for_every_replica_that_may_come(blueprint):
 
 
 class SlidingCounter:
-    """HAProxy's rate over a period: this one's count, and of the one before it the part that is still in the window."""
+    """HAProxy's rate over a period: this one's count, and of the one before it the component that is still in the window."""
 
     def __init__(self, seconds):
         self._seconds, self._period, self._now, self._before = seconds, 0, 0, 0
@@ -368,7 +372,7 @@ def test_an_haproxy_without_the_exporter_gets_a_configuration_without_it():
     assert "prometheus-exporter" not in cfg
 
 
-ERROR_FILES = components.error_files(HttpSettings(_env_file=None))
+ERROR_FILES = assembly.error_files(HttpSettings(_env_file=None))
 
 
 @pytest.mark.parametrize("name", ERROR_FILES)
@@ -384,14 +388,14 @@ def test_the_balancers_own_errors_have_the_shape_of_ours(name):
 
 
 def test_every_file_that_haproxy_is_told_of_is_written(blueprint):
-    written = components.files(blueprint())
+    written = assembly.files(blueprint())
     (cfg,) = [content for path, content in written.items() if path.name == "haproxy.cfg"]
     named = {Path(word) for word in cfg.split() if word.endswith(".http")}
     assert named == {path for path in written if path.suffix == ".http"}
 
 
 def test_a_slow_rate_is_told_by_the_balancer_too():
-    files = components.error_files(HttpSettings(_env_file=None, rate_limit_per_second=0.1))
+    files = assembly.error_files(HttpSettings(_env_file=None, rate_limit_per_second=0.1))
     assert "retry-after: 10\r\n" in files["429.http"]
 
 
@@ -401,7 +405,7 @@ def test_nobody_is_trusted_where_nobody_is_named():
 
 def test_a_replica_is_told_whom_to_trust(blueprint):
     def trust(**http):
-        env = components.replica(blueprint(http=http), 1)[0].env
+        env = assembly.replica(blueprint(http=http), 1)[0].env
         return env["TRUSTED_PROXIES"], env["TRUSTED_CLIENTS"]
 
     assert trust() == ("127.0.0.1", "127.0.0.1")
@@ -413,7 +417,7 @@ def test_a_replica_is_told_whom_to_trust(blueprint):
 
 
 def test_prometheus_finds_both_processes_of_live_slots_only():
-    groups = json.loads(components.targets_json(Ports(), [1, 5]))
+    groups = json.loads(assembly.targets_json(Ports(), [1, 5]))
     assert [group["targets"] for group in groups] == [
         ["127.0.0.1:8101"],
         ["127.0.0.1:8201"],
@@ -429,12 +433,14 @@ def test_prometheus_finds_both_processes_of_live_slots_only():
 
 
 def test_prometheus_watches_once_all_is_there_so_that_a_start_is_no_alarm(blueprint):
-    parts = named(blueprint())
-    assert {"autoscaler", *(name for name in parts if "/" in name)} == set(parts["prometheus"].needs)
+    components = named(blueprint())
+    assert {"autoscaler", *(name for name in components if "/" in name)} == set(
+        components["prometheus"].needs
+    )
 
 
 def test_prometheus_asks_the_model_every_5_s_and_the_rest_every_15_s(blueprint):
-    yml = components.prometheus_yml(blueprint())
+    yml = assembly.prometheus_yml(blueprint())
     assert yml.count("scrape_interval: 5s") == 1
     assert "- job_name: ml-model\n    scrape_interval: 5s" in yml
     assert "  scrape_interval: 15s\n  evaluation_interval: 15s" in yml
@@ -442,15 +448,14 @@ def test_prometheus_asks_the_model_every_5_s_and_the_rest_every_15_s(blueprint):
 
 def test_scrapes_are_as_much_more_frequent_as_the_autoscalers_time_is_faster(blueprint):
     b = blueprint()
-    yml = components.prometheus_yml(replace(b, local=b.local.model_copy(update={"time_scale": 10})))
+    yml = assembly.prometheus_yml(replace(b, local=b.local.model_copy(update={"time_scale": 10})))
     assert "- job_name: ml-model\n    scrape_interval: 500ms" in yml
     assert "  scrape_interval: 1500ms\n  evaluation_interval: 1500ms" in yml
 
 
 def test_the_queue_gets_the_namespace_from_the_autoscalers_target_and_its_hpa_series_keep_theirs(blueprint):
     jobs = {
-        job["job_name"]: job
-        for job in yaml.safe_load(components.prometheus_yml(blueprint()))["scrape_configs"]
+        job["job_name"]: job for job in yaml.safe_load(assembly.prometheus_yml(blueprint()))["scrape_configs"]
     }
     (target,) = jobs["autoscaler"]["static_configs"]
     assert target["labels"]["namespace"] == "ml-model"
@@ -460,29 +465,29 @@ def test_the_queue_gets_the_namespace_from_the_autoscalers_target_and_its_hpa_se
 
 def test_the_rules_of_the_cluster_are_loaded_with_links_of_this_machine(blueprint):
     b = blueprint()
-    (loaded,) = yaml.safe_load(components.prometheus_yml(b))["rule_files"]
-    (path,) = [path for path in components.files(b) if path.match(loaded)]
-    text = components.files(b)[path]
+    (loaded,) = yaml.safe_load(assembly.prometheus_yml(b))["rule_files"]
+    (path,) = [path for path in assembly.files(b) if path.match(loaded)]
+    text = assembly.files(b)[path]
     assert not {"fraudscale.example", "grafana.example"} & set(re.findall(r"\w+\.example", text))
     assert f"dashboard_url: http://127.0.0.1:{b.ports.console}\n" in text
 
 
 def test_the_console_needs_nobody_and_is_told_where_all_is(blueprint):
     b = blueprint(prometheus="http://prometheus:9090")
-    part = named(b)["console"]
-    assert part.needs == ()  # it shows a start too
-    assert part.address == f"http://127.0.0.1:{b.ports.console}"
-    assert part.env["CONSOLE_PORT"] == str(b.ports.console)
-    assert part.env["FRAUDSCALE_HOME"] == str(b.home)
-    assert part.env["PROMETHEUS_ENDPOINT"] == "http://prometheus:9090"
-    assert Path(part.env["DASHBOARD_FILE"]) in components.files(b)
-    assert part.stop_phase > named(b)["haproxy"].stop_phase
+    component = named(b)["console"]
+    assert component.needs == ()  # it shows a start too
+    assert component.address == f"http://127.0.0.1:{b.ports.console}"
+    assert component.env["CONSOLE_PORT"] == str(b.ports.console)
+    assert component.env["FRAUDSCALE_HOME"] == str(b.home)
+    assert component.env["PROMETHEUS_ENDPOINT"] == "http://prometheus:9090"
+    assert Path(component.env["DASHBOARD_FILE"]) in assembly.files(b)
+    assert component.stop_phase > named(b)["haproxy"].stop_phase
 
 
 def test_the_dashboard_of_this_machine_has_its_runbooks_and_the_limits_of_its_time_scale(blueprint):
     b = blueprint()
     b = replace(b, local=b.local.model_copy(update={"time_scale": 10}))
-    drawn = json.loads(components.files(b)[b.dashboard])
+    drawn = json.loads(assembly.files(b)[b.dashboard])
     (panel,) = [panel for panel in drawn["panels"] if panel["title"] == "Age of the oldest"]
     assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][1]["value"] == 6
     assert panel["links"][0]["url"].startswith("file:///")
@@ -504,19 +509,19 @@ def fake_grafana(tmp_path, monkeypatch):
 def test_a_grafana_on_path_is_one_more_part_read_only_and_on_this_machine(blueprint, fake_grafana):
     b = blueprint()
     b = replace(b, tools=replace(b.tools, grafana=grafana.find()))
-    part = named(b)["grafana"]
-    assert part.command == (
+    component = named(b)["grafana"]
+    assert component.command == (
         str(fake_grafana),
         "server",
         f"--homepath={fake_grafana.parents[1] / 'share/grafana'}",
         f"--config={b.run / 'grafana.ini'}",
     )
     ini = ConfigParser()
-    ini.read_string(components.files(b)[b.run / "grafana.ini"])
+    ini.read_string(assembly.files(b)[b.run / "grafana.ini"])
     assert (ini["server"]["http_addr"], ini["server"]["http_port"]) == ("127.0.0.1", str(b.ports.grafana))
     assert ini["auth.anonymous"]["org_role"] == "Viewer"
     assert ini["auth"]["disable_login_form"] == "true"
-    assert components.ports_needed(b)["grafana"] == b.ports.grafana
+    assert assembly.ports_needed(b)["grafana"] == b.ports.grafana
 
 
 def test_grafanas_provisioning_finds_the_prometheus_and_the_dashboard_of_this_machine(
@@ -526,7 +531,7 @@ def test_grafanas_provisioning_finds_the_prometheus_and_the_dashboard_of_this_ma
     b = replace(b, tools=replace(b.tools, grafana=grafana.find()))
     env = named(b)["grafana"].env
     ini = ConfigParser()
-    ini.read_string(components.files(b)[b.run / "grafana.ini"])
+    ini.read_string(assembly.files(b)[b.run / "grafana.ini"])
     provisioning = Path(ini["paths"]["provisioning"])
     (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yaml").read_text())["datasources"]
     (provider,) = yaml.safe_load((provisioning / "dashboards/ml-model.yaml").read_text())["providers"]
@@ -538,14 +543,14 @@ def test_without_a_grafana_none_is_started_and_its_port_may_be_taken(blueprint, 
     monkeypatch.setenv("PATH", str(tmp_path))
     assert grafana.find() is None
     assert "grafana" not in named(blueprint())
-    assert "grafana" not in components.ports_needed(blueprint())
+    assert "grafana" not in assembly.ports_needed(blueprint())
 
 
 def test_the_autoscaler_is_told_its_time_scale_and_manifests_and_stops_before_the_replicas(blueprint):
-    part = named(blueprint())["autoscaler"]
-    assert part.env["TIME_SCALE"] == "1.0"
-    assert part.env["HPA_MANIFEST"].endswith("argocd/manifests/hpa.yaml")
-    assert part.stop_phase < named(blueprint())["replica-1/serve"].stop_phase
+    component = named(blueprint())["autoscaler"]
+    assert component.env["TIME_SCALE"] == "1.0"
+    assert component.env["HPA_MANIFEST"].endswith("argocd/manifests/hpa.yaml")
+    assert component.stop_phase < named(blueprint())["replica-1/serve"].stop_phase
 
 
 def test_each_process_is_told_the_request_of_its_container(blueprint):
@@ -559,25 +564,25 @@ def test_prepare_forgets_the_wish_of_an_earlier_run(blueprint):
     b = blueprint()
     b.run.mkdir(parents=True)
     wish.write(b.home, wish.Wish(6, "earlier"))
-    components.prepare(b)
+    assembly.prepare(b)
     assert not wish.path(b.home).exists()
 
 
 @pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
 def test_data_of_kafka_is_bounded(mode):
-    properties = components.kafka_properties(Ports(), Path("/d"), mode)
+    properties = assembly.kafka_properties(Ports(), Path("/d"), mode)
     assert {"log.retention.hours=24", "log.retention.bytes=67108864"} <= set(properties.splitlines())
 
 
 def test_data_of_zookeeper_and_prometheus_is_bounded(blueprint):
-    cfg = components.zookeeper_cfg(Ports(), Path("/z"))
+    cfg = assembly.zookeeper_cfg(Ports(), Path("/z"))
     assert {"autopurge.snapRetainCount=3", "autopurge.purgeInterval=1"} <= set(cfg.splitlines())
     flags = named(blueprint())["prometheus"].command
     assert {"--storage.tsdb.retention.time=7d", "--storage.tsdb.retention.size=512MB"} <= set(flags)
 
 
 def test_group_session_limits_fall_together_or_kafka_would_not_start():
-    lines = components.kafka_properties(Ports(), Path("/d")).splitlines()
+    lines = assembly.kafka_properties(Ports(), Path("/d")).splitlines()
     values = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     for name in ("session.timeout", "heartbeat.interval"):
         assert int(values[f"group.consumer.min.{name}.ms"]) <= int(values[f"group.consumer.{name}.ms"])
@@ -585,9 +590,9 @@ def test_group_session_limits_fall_together_or_kafka_would_not_start():
 
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "run" / "x.cfg"
-    components.write(path, "one")
+    assembly.write(path, "one")
     before = path.stat().st_ino
-    components.write(path, "two")
+    assembly.write(path, "two")
     assert path.read_text() == "two"
     assert path.stat().st_ino != before
     assert list(path.parent.iterdir()) == [path]
@@ -597,17 +602,17 @@ def test_what_is_written_only_its_owner_may_read_whatever_was_there_before(tmp_p
     for draft in (tmp_path / "x.yml", tmp_path / "x.yml.new"):
         draft.write_text("before")
         draft.chmod(0o644)
-    components.write(tmp_path / "x.yml", "secret")
+    assembly.write(tmp_path / "x.yml", "secret")
     assert (tmp_path / "x.yml").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
 def test_prepare_writes_every_file_that_a_command_names(blueprint, mode):
     b = blueprint(mode=mode)
-    components.prepare(b)
-    assert {path for path in components.files(b) if not path.is_file()} == set()
+    assembly.prepare(b)
+    assert {path for path in assembly.files(b) if not path.is_file()} == set()
     assert b.targets.is_file()
-    commands = " ".join(word for part in components.parts(b) for word in part.command)
+    commands = " ".join(word for component in assembly.components(b) for word in component.command)
     assert str(b.run / "haproxy.cfg") in commands
     named_files = {Path(path) for path in re.findall(rf"{b.run}/[\w.-]+", commands)}
     assert {path for path in named_files if not path.is_file()} == set()
@@ -616,8 +621,8 @@ def test_prepare_writes_every_file_that_a_command_names(blueprint, mode):
 
 
 def test_nobody_listening_is_not_ready():
-    with components.socket.create_server(("127.0.0.1", 0)) as server:
+    with assembly.socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert components.tcp_open("127.0.0.1", port)
-    assert not components.tcp_open("127.0.0.1", port)
-    assert not components.http_ok(f"http://127.0.0.1:{port}/readyz")
+        assert assembly.tcp_open("127.0.0.1", port)
+    assert not assembly.tcp_open("127.0.0.1", port)
+    assert not assembly.http_ok(f"http://127.0.0.1:{port}/readyz")

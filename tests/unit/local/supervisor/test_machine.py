@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from fraudscale.local.supervisor import machine
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 from fraudscale.local.supervisor.supervise import Supervisor
 
 
@@ -24,15 +24,15 @@ def eventually(condition, seconds=10):
 def local(tmp_path):
     made = machine.LocalMachine(tmp_path, tmp_path / "logs", os.environ)
     children, spawn = [], made.spawn
-    made.spawn = lambda part: children.append(spawn(part)) or children[-1]
+    made.spawn = lambda component: children.append(spawn(component)) or children[-1]
     yield made
     made.close()
     machine.end(machine.marked(tmp_path), grace=0)
     assert all(child.exit_code() is not None for child in children)
 
 
-def shell(script, name="part", **fields):
-    return Part(name, ("sh", "-c", script), **fields)
+def shell(script, name="component", **fields):
+    return Component(name, ("sh", "-c", script), **fields)
 
 
 def run_until(supervisor, condition):
@@ -43,8 +43,8 @@ def run_until(supervisor, condition):
     eventually(turn)
 
 
-def quiet(machine, *parts):
-    return Supervisor(machine, parts, report=lambda event: None, changed=lambda: None)
+def quiet(machine, *components):
+    return Supervisor(machine, components, report=lambda event: None, changed=lambda: None)
 
 
 def test_a_child_leads_a_session_of_its_own_and_writes_to_its_log(local, tmp_path):
@@ -57,12 +57,12 @@ def test_a_child_leads_a_session_of_its_own_and_writes_to_its_log(local, tmp_pat
 def test_a_child_reads_nothing_and_knows_whom_it_runs_for(local, tmp_path):
     child = local.spawn(shell(f'cat; echo "$EXTRA ${machine.MARK}"', env={"EXTRA": "set"}))
     eventually(lambda: child.exit_code() == 0)
-    assert (tmp_path / "logs" / "part.log").read_text() == f"set {tmp_path}\n"
+    assert (tmp_path / "logs" / "component.log").read_text() == f"set {tmp_path}\n"
 
 
 def test_a_command_that_does_not_exist_is_an_os_error(local):
     with pytest.raises(OSError, match="no-such-program"):
-        local.spawn(Part("part", ("/no-such-program",)))
+        local.spawn(Component("component", ("/no-such-program",)))
 
 
 def test_the_group_of_a_dead_leader_lives_until_its_last_process_is_gone(local):
@@ -94,7 +94,7 @@ def test_a_real_start_and_stop_leave_nothing(local, tmp_path):
 def test_a_real_child_that_ignores_its_signal_is_killed(local, tmp_path):
     script = "trap '' TERM; echo armed; while :; do sleep 0.05; done"
     supervisor = quiet(local, shell(script, stop_seconds=0.3))
-    log = tmp_path / "logs" / "part.log"
+    log = tmp_path / "logs" / "component.log"
     run_until(supervisor, lambda: supervisor.ready and log.read_text() == "armed\n")
     supervisor.stop()
     run_until(supervisor, lambda: supervisor.stopped)
@@ -104,16 +104,16 @@ def test_a_real_child_that_ignores_its_signal_is_killed(local, tmp_path):
 def test_a_killed_child_comes_back_with_another_pid(local):
     supervisor = quiet(local, shell("exec sleep 60"))
     run_until(supervisor, lambda: supervisor.ready)
-    first = supervisor.slots["part"].pid
+    first = supervisor.slots["component"].pid
     os.kill(first, SIGKILL)
     run_until(supervisor, lambda: not supervisor.ready)
     run_until(supervisor, lambda: supervisor.ready)
-    assert supervisor.slots["part"].pid != first
+    assert supervisor.slots["component"].pid != first
 
 
 def test_a_process_that_left_its_group_is_still_found_by_its_mark(local, tmp_path):
     script = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True)"
-    child = local.spawn(Part("part", (sys.executable, "-c", script)))
+    child = local.spawn(Component("component", (sys.executable, "-c", script)))
     eventually(lambda: child.exit_code() == 0)
     (escaped,) = machine.marked(tmp_path)
     assert os.getpgid(escaped.pid) != child.pid
@@ -121,7 +121,7 @@ def test_a_process_that_left_its_group_is_still_found_by_its_mark(local, tmp_pat
 
 def test_what_ends_in_time_is_not_killed_and_what_does_not_is(local, tmp_path):
     stubborn = local.spawn(shell("trap '' TERM; echo armed; while :; do sleep 0.05; done"))
-    eventually(lambda: (tmp_path / "logs" / "part.log").read_text() == "armed\n")
+    eventually(lambda: (tmp_path / "logs" / "component.log").read_text() == "armed\n")
     willing = local.spawn(shell("exec sleep 60", name="willing"))
     assert machine.end([psutil.Process(stubborn.pid), psutil.Process(willing.pid)], grace=0.3) == 1
     assert not psutil.pid_exists(willing.pid)

@@ -12,7 +12,7 @@ import pytest
 
 from fraudscale.local.down import down
 from fraudscale.local.supervisor import machine, state
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 from fraudscale.local.supervisor.supervise import Slot, State
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -28,8 +28,8 @@ HALVES = ("serve", "stream")
 
 def slot(name, state=State.READY, pid=None, since=0.0, added=0.0, was_ready=False, **fields):
     child = Running(pid or os.getpid())
-    part = Part(name, ("run",), **fields)
-    return Slot(part, state=state, child=child, since=since, added=added, was_ready=was_ready)
+    component = Component(name, ("run",), **fields)
+    return Slot(component, state=state, child=child, since=since, added=added, was_ready=was_ready)
 
 
 def described(*slots, ready=True):

@@ -5,7 +5,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 
 import pytest
 
-from fraudscale.local.supervisor.part import Part
+from fraudscale.local.supervisor.component import Component
 from fraudscale.local.supervisor.supervise import STOP_SECONDS, Supervisor
 
 
@@ -39,10 +39,10 @@ class FakeMachine:
     def now(self):
         return self.time
 
-    def spawn(self, part):
-        if part.name in self.missing:
-            raise FileNotFoundError(2, "No such file", part.command[0])
-        self.spawned.append((part.name, FakeChild(len(self.spawned) + 100, self)))
+    def spawn(self, component):
+        if component.name in self.missing:
+            raise FileNotFoundError(2, "No such file", component.command[0])
+        self.spawned.append((component.name, FakeChild(len(self.spawned) + 100, self)))
         return self.spawned[-1][1]
 
     def ask(self, ready):
@@ -57,9 +57,11 @@ class FakeMachine:
 class World:
     """A supervisor with its fakes, and time that passes in tenths of a second."""
 
-    def __init__(self, *parts):
+    def __init__(self, *components):
         self.machine, self.events, self.changes = FakeMachine(), [], 0
-        self.supervisor = Supervisor(self.machine, parts, report=self.events.append, changed=self._changed)
+        self.supervisor = Supervisor(
+            self.machine, components, report=self.events.append, changed=self._changed
+        )
 
     def _changed(self):
         self.changes += 1
@@ -81,7 +83,7 @@ class World:
         return self.supervisor.slots[name].state
 
     def told(self, kind):
-        return [event.part for event in self.events if event.kind == kind]
+        return [event.component for event in self.events if event.kind == kind]
 
     def die(self, name, code=1):
         self.child(name).code = code
@@ -98,31 +100,31 @@ class Switch:
         return self.on
 
 
-def part(name, **fields):
-    return Part(name, ("run", name), ready=fields.pop("ready", lambda: True), **fields)
+def component(name, **fields):
+    return Component(name, ("run", name), ready=fields.pop("ready", lambda: True), **fields)
 
 
 def job(name, **fields):
-    return Part(name, ("run", name), once=True, **fields)
+    return Component(name, ("run", name), once=True, **fields)
 
 
 def test_a_part_starts_once_what_it_needs_is_ready():
     answer = Switch(on=False)
-    world = World(part("kafka", ready=answer), part("stream", needs=("kafka",))).run()
+    world = World(component("kafka", ready=answer), component("stream", needs=("kafka",))).run()
     assert world.started() == ["kafka"]
     answer.on = True
     assert world.run().started() == ["kafka", "stream"]
 
 
 def test_a_part_that_needs_a_job_starts_when_the_job_has_ended_well():
-    world = World(job("topics"), part("stream", needs=("topics",))).run()
+    world = World(job("topics"), component("stream", needs=("topics",))).run()
     assert world.started() == ["topics"]
     world.die("topics", 0).run()
     assert (world.state("topics"), world.state("stream")) == ("done", "ready")
 
 
 def test_the_start_has_succeeded_when_every_part_is_ready_and_every_job_done():
-    world = World(part("kafka"), job("topics")).run()
+    world = World(component("kafka"), job("topics")).run()
     assert not world.supervisor.started
     world.die("topics", 0)
     assert world.supervisor.started
@@ -130,7 +132,7 @@ def test_the_start_has_succeeded_when_every_part_is_ready_and_every_job_done():
 
 
 def test_a_part_without_a_check_is_ready_once_it_has_run_a_moment():
-    world = World(Part("traffic", ("run",))).run(1)
+    world = World(Component("traffic", ("run",))).run(1)
     assert world.state("traffic") == "starting"
     assert world.run(1).state("traffic") == "ready"
 
@@ -139,34 +141,39 @@ def test_a_check_that_raises_counts_as_not_ready():
     def broken():
         raise RuntimeError
 
-    assert World(part("kafka", ready=broken)).run().state("kafka") == "starting"
+    assert World(component("kafka", ready=broken)).run().state("kafka") == "starting"
 
 
 @pytest.mark.parametrize(("code", "reason"), [(3, "exit code 3"), (-9, "killed by SIGKILL")])
 def test_a_part_that_dies_while_starting_ends_the_start(code, reason):
-    world = World(part("mlflow"), part("kafka", ready=Switch(on=False))).run()
+    world = World(component("mlflow"), component("kafka", ready=Switch(on=False))).run()
     world.die("kafka", code).run()
     failure = world.supervisor.failure
-    assert (failure.part, failure.reason) == ("kafka", reason)
+    assert (failure.component, failure.reason) == ("kafka", reason)
     assert world.supervisor.stopped
     assert world.child("mlflow").signals == [SIGTERM]
 
 
 def test_a_job_that_fails_ends_the_start_and_what_needs_it_never_runs():
-    world = World(job("first-model"), part("serve", needs=("first-model",))).run().die("first-model", 1).run()
-    assert world.supervisor.failure.part == "first-model"
+    world = (
+        World(job("first-model"), component("serve", needs=("first-model",)))
+        .run()
+        .die("first-model", 1)
+        .run()
+    )
+    assert world.supervisor.failure.component == "first-model"
     assert world.started() == ["first-model"]
     assert world.supervisor.stopped
 
 
 def test_a_command_that_cannot_be_started_ends_the_start():
-    world = World(part("kafka"))
+    world = World(component("kafka"))
     world.machine.missing.add("kafka")
     assert "No such file" in world.run().supervisor.failure.reason
 
 
 def test_a_part_that_is_not_ready_in_its_time_ends_the_start():
-    world = World(part("kafka", ready=Switch(on=False), ready_seconds=3)).run(2.9)
+    world = World(component("kafka", ready=Switch(on=False), ready_seconds=3)).run(2.9)
     assert world.supervisor.failure is None
     world.run(1)
     assert world.supervisor.failure.reason == "not ready after 3 s"
@@ -174,22 +181,22 @@ def test_a_part_that_is_not_ready_in_its_time_ends_the_start():
 
 
 def test_a_failure_keeps_even_those_from_starting_whose_needs_were_met_in_that_moment():
-    world = World(job("topics"), job("first-model"), part("stream", needs=("topics",))).run()
+    world = World(job("topics"), job("first-model"), component("stream", needs=("topics",))).run()
     world.child("topics").code = 0
     world.die("first-model", 1).run()
     assert world.started() == ["topics", "first-model"]
 
 
 def test_only_the_first_failure_is_told():
-    world = World(part("a", ready=Switch(on=False)), part("b", ready=Switch(on=False))).run()
+    world = World(component("a", ready=Switch(on=False)), component("b", ready=Switch(on=False))).run()
     world.child("b").code = 1
     world.die("a", 2).run()
-    assert world.supervisor.failure.part == "a"
+    assert world.supervisor.failure.component == "a"
     assert world.told("part_failed") == ["a"]
 
 
 def test_a_part_that_dies_later_is_restarted_and_the_platform_is_not_ready_meanwhile():
-    world = World(part("kafka"), part("mlflow")).run().die("kafka")
+    world = World(component("kafka"), component("mlflow")).run().die("kafka")
     assert world.state("kafka") == "restarting"
     assert not world.supervisor.ready
     world.run(1)
@@ -199,21 +206,21 @@ def test_a_part_that_dies_later_is_restarted_and_the_platform_is_not_ready_meanw
 
 def test_a_restart_does_not_wait_for_needs():
     answer = Switch()
-    world = World(part("kafka", ready=answer), part("stream", needs=("kafka",))).run()
+    world = World(component("kafka", ready=answer), component("stream", needs=("kafka",))).run()
     answer.on = False
     world.die("kafka").die("stream").run(1)
     assert world.started() == ["kafka", "stream", "kafka", "stream"]
 
 
 def test_what_a_dead_leader_leaves_in_its_group_is_killed_before_the_restart():
-    world = World(part("mlflow")).run()
+    world = World(component("mlflow")).run()
     first = world.child("mlflow")
     world.die("mlflow")
     assert first.group_signals == [SIGKILL]
 
 
 def test_the_pause_before_a_restart_doubles_up_to_its_limit():
-    world = World(part("kafka")).run()
+    world = World(component("kafka")).run()
     for _ in range(9):
         world.die("kafka").run(31)
     pauses = [event.details["restart_in_seconds"] for event in world.events if event.kind == "part_died"]
@@ -221,13 +228,13 @@ def test_the_pause_before_a_restart_doubles_up_to_its_limit():
 
 
 def test_a_minute_of_health_makes_the_pause_short_again():
-    world = World(part("kafka")).run().die("kafka").run(5).die("kafka").run(62).die("kafka")
+    world = World(component("kafka")).run().die("kafka").run(5).die("kafka").run(62).die("kafka")
     pauses = [event.details["restart_in_seconds"] for event in world.events if event.kind == "part_died"]
     assert pauses == [0.5, 1.0, 0.5]
 
 
 def test_a_command_that_vanished_is_tried_again_too():
-    world = World(part("kafka")).run()
+    world = World(component("kafka")).run()
     world.machine.missing.add("kafka")
     world.die("kafka").run(3)
     assert world.state("kafka") == "restarting"
@@ -237,7 +244,7 @@ def test_a_command_that_vanished_is_tried_again_too():
 
 def test_a_ready_part_counts_as_unready_only_after_three_misses_and_is_not_killed_for_it():
     answer = Switch()
-    world = World(part("kafka", ready=answer)).run()
+    world = World(component("kafka", ready=answer)).run()
     answer.on = False
     assert world.run(9).state("kafka") == "ready"
     assert world.run(200).state("kafka") == "starting"
@@ -246,7 +253,9 @@ def test_a_ready_part_counts_as_unready_only_after_three_misses_and_is_not_kille
 
 
 def test_a_part_stops_phase_by_phase_with_its_own_signal():
-    world = World(part("kafka", stop_phase=1, stop_signal=SIGINT), part("traffic", stop_phase=0)).run()
+    world = World(
+        component("kafka", stop_phase=1, stop_signal=SIGINT), component("traffic", stop_phase=0)
+    ).run()
     world.child("traffic").stubborn = True
     world.supervisor.stop()
     world.run(1)
@@ -257,7 +266,7 @@ def test_a_part_stops_phase_by_phase_with_its_own_signal():
 
 
 def test_a_part_that_ignores_its_signal_is_killed_with_its_group_after_its_time():
-    world = World(part("serve", stop_seconds=2)).run()
+    world = World(component("serve", stop_seconds=2)).run()
     world.child("serve").stubborn = True
     world.supervisor.stop()
     assert SIGKILL not in world.run(1.9).child("serve").group_signals
@@ -267,7 +276,7 @@ def test_a_part_that_ignores_its_signal_is_killed_with_its_group_after_its_time(
 
 
 def test_orphans_of_a_stopped_leader_get_the_signal_then_the_kill():
-    world = World(part("mlflow", stop_seconds=1)).run()
+    world = World(component("mlflow", stop_seconds=1)).run()
     child = world.child("mlflow")
     child.orphans = True
     world.supervisor.stop()
@@ -279,7 +288,7 @@ def test_orphans_of_a_stopped_leader_get_the_signal_then_the_kill():
 
 
 def test_a_stop_of_stubborn_parts_ends_in_time_and_leaves_some_of_it_to_each_phase():
-    world = World(*(part(f"p{i}", stop_phase=i, stop_seconds=60) for i in range(3))).run()
+    world = World(*(component(f"p{i}", stop_phase=i, stop_seconds=60) for i in range(3))).run()
     for i in range(3):
         world.child(f"p{i}").stubborn = True
     begin = world.machine.time
@@ -292,7 +301,7 @@ def test_a_stop_of_stubborn_parts_ends_in_time_and_leaves_some_of_it_to_each_pha
 
 
 def test_a_forced_stop_kills_every_group_at_once():
-    world = World(part("a", stop_phase=0), part("b", stop_phase=1)).run()
+    world = World(component("a", stop_phase=0), component("b", stop_phase=1)).run()
     for name in "ab":
         world.child(name).stubborn = True
     world.supervisor.stop()
@@ -303,14 +312,14 @@ def test_a_forced_stop_kills_every_group_at_once():
 
 
 def test_a_stop_while_starting_starts_nothing_more():
-    world = World(part("kafka", ready=Switch(on=False)), part("stream", needs=("kafka",))).run()
+    world = World(component("kafka", ready=Switch(on=False)), component("stream", needs=("kafka",))).run()
     world.supervisor.stop()
     assert world.run().started() == ["kafka"]
     assert (world.supervisor.stopped, world.supervisor.failure) == (True, None)
 
 
 def test_a_part_that_dies_while_others_stop_is_not_restarted():
-    world = World(part("a", stop_phase=0), part("b", stop_phase=1)).run()
+    world = World(component("a", stop_phase=0), component("b", stop_phase=1)).run()
     world.child("a").stubborn = True
     world.supervisor.stop()
     world.run(0.3).die("b").run(3)
@@ -319,29 +328,29 @@ def test_a_part_that_dies_while_others_stop_is_not_restarted():
 
 
 def test_a_part_that_waits_for_its_restart_is_simply_not_restarted_by_a_stop():
-    world = World(part("a"), part("b")).run().die("a")
+    world = World(component("a"), component("b")).run().die("a")
     world.supervisor.stop()
     assert world.run(2).started() == ["a", "b"]
     assert world.supervisor.stopped
 
 
 def test_parts_can_be_added_while_running():
-    world = World(part("replica-1/serve")).run()
-    world.supervisor.add([part("replica-5/serve", needs=("replica-1/serve",))])
+    world = World(component("replica-1/serve")).run()
+    world.supervisor.add([component("replica-5/serve", needs=("replica-1/serve",))])
     assert not world.supervisor.ready
     assert world.run().supervisor.ready
 
 
 def test_an_added_part_that_fails_to_start_is_restarted_and_does_not_end_the_platform():
-    world = World(part("replica-1/serve")).run()
-    world.supervisor.add([part("replica-5/serve", ready=Switch(on=False))])
+    world = World(component("replica-1/serve")).run()
+    world.supervisor.add([component("replica-5/serve", ready=Switch(on=False))])
     world.run(200).die("replica-5/serve").run(2)
     assert world.supervisor.failure is None
     assert world.started().count("replica-5/serve") == 2
 
 
 def test_a_removed_part_is_stopped_and_forgotten_and_others_stay_ready():
-    world = World(part("replica-1/serve"), part("replica-5/serve", stop_seconds=3)).run()
+    world = World(component("replica-1/serve"), component("replica-5/serve", stop_seconds=3)).run()
     world.child("replica-5/serve").stubborn = True
     world.supervisor.remove(["replica-5/serve"])
     assert world.run(1).supervisor.ready
@@ -351,21 +360,21 @@ def test_a_removed_part_is_stopped_and_forgotten_and_others_stay_ready():
 
 
 def test_a_removed_part_that_waits_for_its_restart_is_forgotten_at_once():
-    world = World(part("replica-5/serve")).run().die("replica-5/serve")
+    world = World(component("replica-5/serve")).run().die("replica-5/serve")
     world.supervisor.remove(["replica-5/serve"])
     assert world.run(2).supervisor.slots == {}
     assert world.started() == ["replica-5/serve"]
 
 
-@pytest.mark.parametrize("parts", [[part("kafka")], [part("stream", needs=("nobody",))]])
-def test_a_name_twice_or_an_unknown_need_is_refused(parts):
-    world = World(part("kafka"))
+@pytest.mark.parametrize("components", [[component("kafka")], [component("stream", needs=("nobody",))]])
+def test_a_name_twice_or_an_unknown_need_is_refused(components):
+    world = World(component("kafka"))
     with pytest.raises(ValueError, match=r"kafka|nobody"):
-        world.supervisor.add(parts)
+        world.supervisor.add(components)
 
 
 def test_a_step_in_which_nothing_changes_tells_nobody():
-    world = World(part("kafka")).run()
+    world = World(component("kafka")).run()
     before = world.changes
     assert world.run(2).changes == before
     assert world.die("kafka").changes == before + 1

@@ -1,4 +1,4 @@
-"""One part of the platform as data: what to run, what it needs, how to see that it is ready, how to stop it."""
+"""One component of the platform as data: what to run, what it needs, how to see that it is ready, how to stop it."""
 
 import signal
 from collections.abc import Callable, Mapping
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Final
 
 READY_SECONDS: Final = 120.0
-"""A part that is not ready by then failed to start."""
+"""A component that is not ready by then failed to start."""
 
 
 @dataclass(frozen=True)
-class Part:
+class Component:
     """A process that the supervisor runs, or (`once`) a job that must end with exit code 0."""
 
     name: str
@@ -20,7 +20,7 @@ class Part:
     ready: Callable[[], bool] | None = None
     """Asked again and again, from a thread, must answer within 2 s; None: ready once it has run a moment (a job: ended)."""
     needs: tuple[str, ...] = ()
-    """Parts that must be ready before this one starts the first time; a restart does not wait for them."""
+    """Components that must be ready before this one starts the first time; a restart does not wait for them."""
     address: str = ""
     """HOST:PORT or URL to show; "" for none."""
     once: bool = False
@@ -30,7 +30,7 @@ class Part:
     ready_seconds: float = READY_SECONDS
     """How long it may take from its start until it is ready; for a job, until it ends."""
     stop_phase: int = 0
-    """Parts of phase 0 stop first, side by side; then 1, 2 …"""
+    """Components of phase 0 stop first, side by side; then 1, 2 …"""
     stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 5.0
     """Grace between the stop signal and the kill of its process group."""
