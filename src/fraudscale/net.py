@@ -3,14 +3,21 @@
 Nothing is read from the environment: a proxy that is set for a person's browser must not see loopback or a registry.
 """
 
+import io
 import json
+import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPResponse
 from time import monotonic
-from typing import Any, Final, NamedTuple
-from urllib.parse import urlencode
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry, Timeout
 
@@ -19,11 +26,17 @@ from fraudscale.errors import FraudscaleError
 LARGEST_ANSWER: Final = 64 * 1024 * 1024
 """Bytes of a body that is read into memory; a server of somebody else's port may send without end."""
 REDIRECTS: Final = 5
+KEPT_OPEN: Final = 16
+"""Connections to one host that wait for the next request."""
 CHUNK: Final = 64 * 1024
 
 
 class NoAnswer(FraudscaleError):
     """The server gave no usable answer in time."""
+
+
+class TooLate(NoAnswer):
+    """The server did not answer in time; it may have done what was asked."""
 
 
 class Answer(NamedTuple):
@@ -52,6 +65,16 @@ class Answer(NamedTuple):
         return self.body[: 4 * most].decode(errors="replace")[:most]
 
 
+class Stream(NamedTuple):
+    """An answer whose body comes in chunks."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Names in any case."""
+    chunks: Iterator[bytes]
+    """Raises NoAnswer where the body breaks off."""
+
+
 class Server:
     """A server at one address: connections are kept open, and may be used from several threads."""
 
@@ -66,15 +89,38 @@ class Server:
         """Prepare, without connecting.
 
         Args:
-            address: HOST:PORT or a URL, a path before all paths included.
+            address: HOST:PORT or a URL, a path before all paths included; a name and password in it are not sent.
             seconds: limit of a whole exchange, redirects and body included.
-            headers: of every request.
+            headers: of every request; another host that a redirect leads to does not get them.
             most: bytes that an answer may have.
         """
-        self.address = (address if "://" in address else f"http://{address}").rstrip("/")
+        url = urlsplit(address if "://" in address else f"http://{address}")
+        self.address = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path.rstrip("/"), "", ""))
         self._seconds = seconds
         self._most = most
-        self._pool = urllib3.PoolManager(headers=headers, retries=Retry(0, redirect=REDIRECTS))
+        self._headers = dict(headers or {})
+        retries = Retry(
+            None,
+            connect=0,
+            read=0,
+            other=0,
+            redirect=REDIRECTS,
+            remove_headers_on_redirect=Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT | self._headers.keys(),
+        )
+        self._pool = urllib3.PoolManager(maxsize=KEPT_OPEN, retries=retries)
+        self._pool.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept open."""
+        self._pool.clear()
 
     def ask(
         self,
@@ -97,16 +143,17 @@ class Server:
             seconds: instead of the server's limit.
 
         Raises:
-            NoAnswer: no connection, no whole answer in time, or one that is too large.
+            TooLate: no whole answer in time.
+            NoAnswer: no connection, one that breaks off, or an answer that is too large.
         """
+        limit = _Limit(seconds or self._seconds)
         content = bytearray()
-        with self.stream(method, path, query=query, body=body, headers=headers, seconds=seconds) as answer:
-            status, found, chunks = answer
-            for chunk in chunks:
+        with self._answer(limit, method, path, query, body, headers) as answer:
+            for chunk in answer.chunks:
                 content += chunk
                 if len(content) > self._most:
                     raise NoAnswer(f"{self.address} answers more than {self._most} bytes to {path}")
-        return Answer(status, found, bytes(content))
+        return Answer(answer.status, answer.headers, bytes(content))
 
     @contextmanager
     def stream(
@@ -118,51 +165,135 @@ class Server:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
-    ) -> Iterator[tuple[int, Mapping[str, str], Iterator[bytes]]]:
-        """As `ask`, but for a body that may be large: status, headers, and the body in chunks as they come.
+    ) -> Iterator[Stream]:
+        """As `ask`, but for a body of any size: the limit of time counts anew for each chunk.
 
         Raises:
             NoAnswer: as `ask`, also while the chunks are read.
         """
-        limit = seconds or self._seconds
-        until = monotonic() + limit
+        limit = _Limit(seconds or self._seconds, anew=True)
+        with self._answer(limit, method, path, query, body, headers) as answer:
+            yield answer
+
+    @contextmanager
+    def _answer(
+        self,
+        limit: "_Limit",
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None,
+        body: bytes | None,
+        headers: Mapping[str, str] | None,
+    ) -> Iterator[Stream]:
         url = self.address + path + (f"?{urlencode(query, doseq=True)}" if query else "")
-        try:
+        with self._named():
             response = self._pool.request(
                 method,
                 url,
                 body=body,
-                headers={**self._pool.headers, **(headers or {})},
-                timeout=Timeout(total=limit),
+                headers={**self._headers, **(headers or {})},
+                timeout=limit,
                 preload_content=False,
             )
-            try:
-                yield response.status, response.headers, self._chunks(response, until)
-            finally:
-                # What was read to its end goes back to the pool; a connection with more to come can't be used again.
-                response.close() if not response.closed and response.length_remaining else response.release_conn()
-        except (HTTPError, OSError) as error:
-            raise NoAnswer(f"{self.address} doesn't answer: {_reason(error)}") from error
+        try:
+            yield Stream(response.status, response.headers, self._chunks(response, limit))
+        finally:
+            # One that was read to its end is in the pool already; another can't be used again.
+            response.close()
+            response.release_conn()
 
-    def close(self) -> None:
-        """Close the connections that are kept open."""
-        self._pool.clear()
-
-    def _chunks(self, response: urllib3.BaseHTTPResponse, until: float) -> Iterator[bytes]:
-        # Each read has a limit of its own; a server that sends a byte now and then would hold us for ever.
-        for chunk in response.stream(CHUNK):
-            if monotonic() > until:
-                raise NoAnswer(f"{self.address} did not answer in time")
+    def _chunks(self, response: urllib3.BaseHTTPResponse, limit: "_Limit") -> Iterator[bytes]:
+        while True:
+            with self._named():
+                limit.begin_read()
+                # As it comes, whatever `Content-Encoding` says: we ask for none, and digests are of what was sent.
+                chunk = response.read1(CHUNK, decode_content=False)
+            if not chunk:
+                return
             yield chunk
 
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except (HTTPError, OSError) as error:
+            cause = _innermost(error)
+            kind = TooLate if isinstance(cause, TimeoutError) else NoAnswer
+            raise kind(f"{self.address} doesn't answer: {_in_words(cause)}") from error
 
-def _reason(error: Exception) -> str:
-    """The innermost cause in words: urllib3 wraps it in its own classes, with addresses of objects in their text."""
-    inner: BaseException = error
-    while (cause := getattr(inner, "reason", None) or inner.__cause__ or inner.__context__) and isinstance(
-        cause, BaseException
-    ):
-        inner = cause
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return str(inner) or type(inner).__name__
+
+class _Limit(Timeout):
+    """The time of one exchange, over all redirects and waits for bytes."""
+
+    now: Final = threading.local()
+    """`until` of the exchange that this thread is in: connections outlive it."""
+
+    def __init__(self, seconds: float, *, anew: bool = False) -> None:
+        super().__init__(total=seconds)
+        self._seconds = seconds
+        self._anew = anew
+        self._until = monotonic() + seconds
+
+    def clone(self) -> Timeout:
+        """Give a request what is left; called before each one, redirected or not."""
+        self.now.until = self._until
+        return Timeout(total=max(0.001, self._until - monotonic()))
+
+    def begin_read(self) -> None:
+        if self._anew:
+            self._until = monotonic() + self._seconds
+        self.now.until = self._until
+
+
+class _Bytes(io.RawIOBase):
+    """What comes from a socket until the limit: a limit for each read would let a slow server hold us for ever."""
+
+    def __init__(self, connection: socket.socket, raw: io.RawIOBase) -> None:
+        self._connection = connection
+        self._raw = raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if (left := _Limit.now.until - monotonic()) <= 0:
+            raise TimeoutError("timed out")
+        self._connection.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, connection: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(connection, *args, **kwargs)
+        self.fp = io.BufferedReader(_Bytes(connection, self.fp.detach()))
+
+
+class _Connection(HTTPConnection):
+    response_class = _Response
+
+
+class _TlsConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _Pool(HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """Find the cause: urllib3 wraps it in its own classes, with addresses of objects in their text."""
+    nested = (getattr(error, "reason", None), error.__cause__, *error.args)
+    inner = next((one for one in nested if isinstance(one, BaseException)), None)
+    return _innermost(inner) if inner else error
+
+
+def _in_words(error: BaseException) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
