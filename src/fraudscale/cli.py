@@ -50,11 +50,11 @@ class Failed(FraudscaleError):
 
 @app.command()
 def serve() -> None:
-    """Serve one replica over HTTP. Settings come from the environment."""
-    from fraudscale import serve as door
+    """Score over HTTP: the HTTP endpoint of one replica. Settings come from the environment."""
+    from fraudscale import serve as endpoint
 
     raise typer.Exit(
-        door.run(
+        endpoint.run(
             ReplicaSettings.read(),
             HttpSettings.read(),
             ModelSettings.read(),
@@ -66,11 +66,11 @@ def serve() -> None:
 
 @app.command()
 def stream() -> None:
-    """Score from Kafka: one member of the group. Settings come from the environment."""
-    from fraudscale.kafka import worker as door
+    """Score from Kafka: one member of the consumer group. Settings come from the environment."""
+    from fraudscale.kafka import worker as consumer
 
     raise typer.Exit(
-        door.run(
+        consumer.run(
             ReplicaSettings.read(),
             MetricsSettings.read(),
             ModelSettings.read(),
@@ -85,14 +85,14 @@ def stream() -> None:
 def up(
     time_scale: Annotated[
         float | None,
-        typer.Option(help="Let time run so many times as fast; else TIME_SCALE, or 1."),
+        typer.Option(help="Run time faster by this factor. Default: TIME_SCALE, or 1."),
     ] = None,
 ) -> None:
-    """Run the whole platform on this machine until Ctrl-C; `make up` installs what is missing first."""
+    """Run the whole platform on this machine until Ctrl-C. `make up` first installs what is missing."""
     from fraudscale.local.up import up as run
 
     settings = ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()
-    # What only its parts read: else a wrong value is told by replicas that don't start.
+    # Only the components read these. Reading them here reports a wrong value before anything starts.
     for group in (ReplicaSettings, LogSettings, TracingSettings, CentralLogSettings):
         group.read()
     raise typer.Exit(run(_local(time_scale), *settings))
@@ -104,7 +104,7 @@ def _local(time_scale: float | None) -> LocalSettings:
 
 @app.command()
 def down() -> None:
-    """Stop the platform, and whatever a crashed run left."""
+    """Stop the platform, and what a crashed run left."""
     from fraudscale.local.down import down as run
 
     raise typer.Exit(run(LocalSettings.read().fraudscale_home, print))
@@ -112,7 +112,7 @@ def down() -> None:
 
 @app.command()
 def status(as_json: AsJson = False) -> None:
-    """Tell what runs; exit code 0 only if all of it is ready."""
+    """Tell what runs. The exit code is 0 only if all of it is ready."""
     import msgspec
 
     from fraudscale.local.supervisor import state
@@ -134,7 +134,7 @@ def status(as_json: AsJson = False) -> None:
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Check versions, tools, ports, memory and disk; start nothing."""
+    """Examine this machine: versions, tools, ports, memory, disk. Starts nothing."""
     from fraudscale.local.install import doctor as examination
 
     checks = examination.examine(LocalSettings.read(), ModelSettings.read(), KafkaSettings.read())
@@ -144,7 +144,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 @app.command(hidden=True)
 def topics() -> None:
-    """Create the topics that are missing; `up` runs it once."""
+    """Create missing topics; `up` runs it once."""
     from fraudscale.kafka.topics import create_topics
 
     created = create_topics(KafkaSettings.read())
@@ -153,9 +153,9 @@ def topics() -> None:
 
 @app.command(hidden=True)
 def traffic(
-    url: Annotated[str, typer.Option(help="The entry, such as http://127.0.0.1:8000.")],
+    url: Annotated[str, typer.Option(help="Address of the entry, such as http://127.0.0.1:8000.")],
 ) -> None:
-    """Send sample transactions over both doors until a signal; `up` runs it."""
+    """Send sample transactions over HTTP and Kafka until a signal; `up` runs it."""
     from fraudscale.local import traffic as sample
 
     raise typer.Exit(sample.run(url, KafkaSettings.read(), LogSettings.read()))
@@ -163,7 +163,7 @@ def traffic(
 
 @app.command()
 def console() -> None:
-    """Show the platform of FRAUDSCALE_HOME as a web page until a signal; `up` runs it."""
+    """Serve the console, a web page that shows the platform in FRAUDSCALE_HOME, until a signal; `up` runs it."""
     from fraudscale.console import server
 
     raise typer.Exit(server.run(ConsoleSettings.read(), LocalSettings.read(), LogSettings.read()))
@@ -171,7 +171,7 @@ def console() -> None:
 
 @app.command(hidden=True)
 def autoscale() -> None:
-    """Decide how many replicas there are, as the HPA of a cluster does, until a signal; `up` runs it."""
+    """Decide the desired replicas as the HPA of a cluster does, until a signal; `up` runs it."""
     from fraudscale.local.scaling import autoscaler
 
     raise typer.Exit(
@@ -181,7 +181,7 @@ def autoscale() -> None:
 
 @app.command(hidden=True)
 def ship_logs() -> None:
-    """Bring the log lines of all parts to the store until a signal; `up LOGS=opensearch` runs it."""
+    """Ship the log lines of all components to the store until a signal; `up` runs it with LOGS=opensearch."""
     from fraudscale.central_logs import ship
     from fraudscale.local import running
 
@@ -199,21 +199,26 @@ def ship_logs() -> None:
 
 @app.command()
 def logs(
-    trace: Annotated[str | None, typer.Option(help="Lines of this trace id.")] = None,
+    trace: Annotated[str | None, typer.Option(help="Lines with this trace id.")] = None,
     transaction: Annotated[
-        str | None, typer.Option(help="Lines of this transaction, and of its traces.")
+        str | None, typer.Option(help="Lines with this transaction id, and all lines of its traces.")
     ] = None,
     event: Annotated[
-        list[str] | None, typer.Option(help="Lines of this event, such as dead_lettered; also several.")
+        list[str] | None, typer.Option(help="Lines of this event, such as dead_lettered. May be repeated.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="10m, 2h, 1d, or an instant in RFC 3339.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The first so many, by time.")] = 1000,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Lines since then: 10m, 2h, 1d, or an instant in RFC 3339 (UTC without a zone)."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Most lines to print, the oldest first.")
+    ] = 1000,
     files: Annotated[
-        bool, typer.Option("--files", help="Search the files, even where a store runs.")
+        bool, typer.Option("--files", help="Search the files, even if a log store runs.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find log lines over all parts, by time: in the store of `LOGS=opensearch` where it runs, else in the files."""
+    """Find log lines of all components, ordered by time: in the log store if one runs (LOGS=opensearch), else in the files."""
     from fraudscale.central_logs import search
     from fraudscale.central_logs.store import StoreRefused, StoreUnavailable
     from fraudscale.local import running
@@ -238,18 +243,24 @@ def train(
     data: Annotated[
         Path | None,
         typer.Option(
-            help="CSV or Parquet with the seven fields and `is_fraud`; without it data is generated."
+            help="CSV or Parquet with the seven fields and `is_fraud`. Without it, transactions are generated."
         ),
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Of generated data.")] = None,
-    seed: Annotated[int, typer.Option(help="Of generated data and of the model.")] = 1,
-    ablation: Annotated[bool, typer.Option(help="Also train without each group of features.")] = False,
-    promote: Annotated[bool, typer.Option(help="Let the alias point to the new version.")] = False,
-    if_missing: Annotated[bool, typer.Option(help="Do nothing where the alias points to a version.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Write to this folder; ask no registry.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Number of generated transactions.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the generator and of the training.")] = 1,
+    ablation: Annotated[
+        bool, typer.Option(help="Also train without each group of features, to measure its worth.")
+    ] = False,
+    promote: Annotated[bool, typer.Option(help="Let the alias point to the new version at once.")] = False,
+    if_missing: Annotated[
+        bool, typer.Option(help="Do nothing if the alias already points to a version.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the model to this folder, without a registry.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model and register it; it becomes the champion if there is none, or with --promote."""
+    """Train a model and register it. It becomes the champion if there is none yet, or with --promote."""
     from fraudscale.training import run
 
     _bring_libgomp()
@@ -279,27 +290,34 @@ def train(
 
 @app.command()
 def load(
-    over: Annotated[Literal["http", "kafka"], typer.Option(help="The endpoint that gets them.")] = "http",
-    rate: Annotated[float | None, typer.Option(help="Transactions a second (100).")] = None,
+    over: Annotated[Literal["http", "kafka"], typer.Option(help="The way in: HTTP or Kafka.")] = "http",
+    rate: Annotated[float | None, typer.Option(help="Transactions per second (100).")] = None,
     shape: Annotated[
         Literal["constant", "ramp", "spike", "sine", "recorded"] | None,
-        typer.Option(help="How the rate changes (constant)."),
+        typer.Option(help="Course of the rate over the run (constant)."),
     ] = None,
     seconds: Annotated[float | None, typer.Option(help="Length of the run (60).")] = None,
-    even: Annotated[bool, typer.Option("--even", help="Evenly spaced instead of a Poisson process.")] = False,
+    even: Annotated[
+        bool, typer.Option("--even", help="Send at even intervals instead of a Poisson process.")
+    ] = False,
     replay: Annotated[
-        Path | None, typer.Option(help="Send this CSV or Parquet file with its recorded gaps.")
+        Path | None,
+        typer.Option(help="Send the transactions of this CSV or Parquet file, with its recorded gaps."),
     ] = None,
-    speed: Annotated[float, typer.Option(help="How many times as fast the file is replayed.")] = 1.0,
-    url: Annotated[str | None, typer.Option(help="HTTP entry; the running platform's if not given.")] = None,
+    speed: Annotated[float, typer.Option(help="Factor by which the file is replayed faster.")] = 1.0,
+    url: Annotated[
+        str | None, typer.Option(help="HTTP address. Default: the entry of the running platform.")
+    ] = None,
     source: Annotated[str | None, typer.Option(help="Local address to send from, such as 127.0.0.2.")] = None,
-    connections: Annotated[int, typer.Option(help="HTTP connections at most.")] = 512,
-    timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 10.0,
-    picture: Annotated[Path | None, typer.Option(help="Draw the run: a .png or .svg file.")] = None,
+    connections: Annotated[int, typer.Option(help="Most HTTP connections.")] = 512,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds after which a request without an answer has failed.")
+    ] = 10.0,
+    picture: Annotated[Path | None, typer.Option(help="Draw the run to this .png or .svg file.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Send transactions at a rate fixed in advance; tell how long they took to be scored."""
+    """Send transactions at a rate fixed in advance, and report how long they took to be scored."""
     if find_spec("hdrh") is None:
         raise Failed("the load test needs the group `train`: run it in a checkout after `make up`")
     from fraudscale.load import run
@@ -326,18 +344,31 @@ def load(
 @app.command()
 def replay(
     reason: Annotated[
-        Literal["validation", "prediction"] | None, typer.Option(help="Those of this reason.")
+        Literal["validation", "prediction"] | None, typer.Option(help="Only dead letters with this reason.")
     ] = None,
-    since: Annotated[str | None, typer.Option(help="Dead-lettered then or later, RFC 3339.")] = None,
-    until: Annotated[str | None, typer.Option(help="Dead-lettered before, RFC 3339.")] = None,
-    ids: Annotated[list[str] | None, typer.Option("--id", help="This key; may be repeated.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="No more than so many.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Records a second at most.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Only those dead-lettered then or later, RFC 3339 (UTC without a zone)."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only those dead-lettered before, RFC 3339 (UTC without a zone).")
+    ] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="Only those with this key, a transaction id. May be repeated."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most dead letters to send.")] = None,
+    rate: Annotated[float | None, typer.Option(min=0.001, help="Most records per second.")] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Those too that went back and failed again.")
+        bool, typer.Option("--again", help="Also those that were sent back before and failed again.")
     ] = False,
-    from_start: Annotated[bool, typer.Option("--from-start", help="Forget what went back before.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; send nothing.")] = False,
+    from_start: Annotated[
+        bool,
+        typer.Option("--from-start", help="Also those that were sent back before, whatever became of them."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent; send nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Send dead letters back to the topic that they came from."""
@@ -372,43 +403,58 @@ def replay(
 
 @app.command()
 def rehearse(
-    hpa: Annotated[list[Path], typer.Option(help="HPA manifest; give it again for another to compare.")],
-    trace: Annotated[Path | None, typer.Option(help="Load: JSON, or CSV with a header.")] = None,
+    hpa: Annotated[list[Path], typer.Option(help="HPA manifest. May be repeated, to compare several.")],
+    trace: Annotated[Path | None, typer.Option(help="Load trace: JSON, or CSV with a header.")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Load such as week:600-2600 or spike:1000-2200:30m, in milli-cores.")
+        str | None,
+        typer.Option(help="Drawn load in milli-cores, such as week:600-2600 or spike:1000-2200:30m."),
     ] = None,
-    from_prometheus: Annotated[str | None, typer.Option(help="Load that Prometheus at this URL saw.")] = None,
+    from_prometheus: Annotated[
+        str | None, typer.Option(help="Load that the Prometheus at this address recorded.")
+    ] = None,
     window: Annotated[str, typer.Option(help="How far back to ask Prometheus.")] = "24h",
-    cpu_request_m: Annotated[float | None, typer.Option(help="Milli-cores that a pod requests.")] = None,
-    memory_request_mi: Annotated[float | None, typer.Option(help="MiB that a pod requests.")] = None,
+    cpu_request_m: Annotated[float | None, typer.Option(help="CPU request of a pod, milli-cores.")] = None,
+    memory_request_mi: Annotated[float | None, typer.Option(help="Memory request of a pod, MiB.")] = None,
     memory_mi: Annotated[
         float | None,
         typer.Option(
-            min=0, help="MiB that a pod uses, where the load doesn't tell; else half of its request."
+            min=0, help="Memory that a pod uses, MiB, if the load doesn't say. Default: half of its request."
         ),
     ] = None,
-    initial_replicas: Annotated[int | None, typer.Option(help="At the start; else minReplicas.")] = None,
-    pod_ready_after_s: Annotated[
-        float | None, typer.Option(help="From creation to readiness; else 1.")
+    initial_replicas: Annotated[
+        int | None, typer.Option(help="Replicas at the start. Default: minReplicas.")
     ] = None,
-    metrics_delay_s: Annotated[float | None, typer.Option(help="Age of the newest sample; else 0.")] = None,
-    sync_period_s: Annotated[float | None, typer.Option(help="The controller's; else 15.")] = None,
+    pod_ready_after_s: Annotated[
+        float | None, typer.Option(help="Seconds from the creation of a pod until it is ready. Default: 1.")
+    ] = None,
+    metrics_delay_s: Annotated[
+        float | None, typer.Option(help="Age of the newest sample, seconds. Default: 0.")
+    ] = None,
+    sync_period_s: Annotated[
+        float | None, typer.Option(help="Seconds between two syncs of the controller. Default: 15.")
+    ] = None,
     cpu_ms_per_request: Annotated[
-        float | None, typer.Option(min=0.001, help="CPU that a request costs; for latency, else 1.")
+        float | None,
+        typer.Option(min=0.001, help="CPU time of one request, for the latency estimate. Default: 1."),
     ] = None,
     pod_cpu_m: Annotated[
-        float | None, typer.Option(min=1, help="What a pod can use at most; else a core, or its request.")
+        float | None,
+        typer.Option(
+            min=1, help="CPU that a pod can use at most, milli-cores. Default: a core, or its request."
+        ),
     ] = None,
     suggest: Annotated[
         float | None,
         typer.Option(
-            min=0.001, help="Search the behaviour with the fewest pod-hours and p95 under so many ms."
+            min=0.001, help="Search the behaviour with the fewest pod-hours and a p95 under this many ms."
         ),
     ] = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw to this .svg, .png or .pdf.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Draw the rehearsal to this .svg, .png or .pdf file.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what an HPA would do with a load, tick by tick, and what users would feel; needs no cluster."""
+    """Tell what an HPA would do with a load, sync by sync, and how long users would wait. Needs no cluster."""
     import time
 
     from fraudscale.rehearsal import run
@@ -445,17 +491,17 @@ def rehearse(
 def demo_scaling(
     time_scale: Annotated[
         float | None,
-        typer.Option(help="Let the autoscaler's time run so many times as fast; else TIME_SCALE, or 1."),
+        typer.Option(help="Run the autoscaler's time faster by this factor. Default: TIME_SCALE, or 1."),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(min=1, help="Records a second that drive it up (4,000).")
+        float | None, typer.Option(min=1, help="Records per second that drive the platform up (4,000).")
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Draw to this .png, .svg or .pdf; else run/demo-scaling.png.")
+        Path | None, typer.Option(help="Draw to this .png, .svg or .pdf file. Default: run/demo-scaling.png.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start the platform, drive it to the most replicas and back, and compare with the rehearsal of the same CPU."""
+    """Start the platform, drive it to its maximum of replicas and back, and compare with a rehearsal of the same CPU."""
     if find_spec("hdrh") is None:
         raise Failed("the demonstration needs the group `train`: run it in a checkout after `make up`")
     from fraudscale.local.demo import scaling as demo
@@ -468,9 +514,9 @@ def demo_scaling(
 
 @app.command()
 def fetch_model(
-    version: Annotated[str | None, typer.Option(help="This version instead of the alias's.")] = None,
+    version: Annotated[str | None, typer.Option(help="Fetch this version instead of the alias's.")] = None,
 ) -> None:
-    """Bring the registry's model into MODEL_CACHE_DIR, verified, and print where it lies."""
+    """Fetch the registry's model into MODEL_CACHE_DIR, verify it, and print its folder."""
     from fraudscale.registry import fetch as fetching
 
     print(fetching.fetch_model(ModelSettings.read(), version))
@@ -479,10 +525,11 @@ def fetch_model(
 @render.command()
 def rules(
     time_scale: Annotated[
-        float | None, typer.Option(help="Divide windows and waiting times by it; else TIME_SCALE, or 1.")
+        float | None,
+        typer.Option(help="Divide windows and waiting times by this factor. Default: TIME_SCALE, or 1."),
     ] = None,
 ) -> None:
-    """Print the alert rules with links (RUNBOOK_URL, DASHBOARD_URL) and windows, as `up` loads them."""
+    """Print the alert rules as `up` loads them, with their links (RUNBOOK_URL, DASHBOARD_URL) and windows."""
     from fraudscale.alerting import rules as alert_rules
     from fraudscale.local.install.ports import HOST, Ports
 
@@ -494,10 +541,10 @@ def rules(
 @render.command()
 def alertmanager(
     time_scale: Annotated[
-        float | None, typer.Option(help="Divide waits and repeats by it; else TIME_SCALE, or 1.")
+        float | None, typer.Option(help="Divide waits and repeats by this factor. Default: TIME_SCALE, or 1.")
     ] = None,
 ) -> None:
-    """Print Alertmanager's configuration (ALERT_WEBHOOK_URL, SMTP_SERVER, ALERT_EMAIL), secrets included."""
+    """Print Alertmanager's configuration (ALERT_WEBHOOK_URL, SMTP_SERVER, ALERT_EMAIL). It contains the secrets."""
     from fraudscale.alerting import alertmanager as configuration
 
     print(configuration.render(AlertSettings.read(), _local(time_scale).time_scale), end="")
@@ -505,7 +552,7 @@ def alertmanager(
 
 @render.command()
 def dashboard() -> None:
-    """Print Grafana's dashboard, with links (RUNBOOK_URL) and the limits of the alert rules (ALERT_RULES)."""
+    """Print Grafana's dashboard, with its links (RUNBOOK_URL) and the limits of the alert rules (ALERT_RULES)."""
     from fraudscale.alerting import rules as alert_rules
     from fraudscale.dashboard import grafana, limits
 

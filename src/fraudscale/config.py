@@ -1,4 +1,4 @@
-"""Settings: frozen, one class a topic, read once at the edge of a process and passed by constructor.
+"""Settings: frozen, one class per topic, read once at the edge of a process and passed by constructor.
 
 Sources, the later overriding the earlier: `.env` (in Git: defaults, no secret), `.env.local` (ignored by Git), the
 environment. Names in the environment are the field names in capitals.
@@ -103,7 +103,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 KafkaMode = Literal["kraft", "zookeeper"]
 """Who keeps the metadata of a broker that we start."""
 LogStore = Literal["none", "opensearch"]
-"""Where the lines of all parts are brought together."""
+"""Where the log lines of all components are brought together."""
 
 
 class Settings(BaseSettings):
@@ -141,49 +141,49 @@ def _explain(cls: type[BaseSettings], error: ErrorDetails) -> str:
 
 
 class ReplicaSettings(Settings):
-    """One replica: who it is, and how it stops."""
+    """One replica: its name, and how it stops."""
 
     replica_id: str = Field("local", min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")
-    """Name in answers, logs and the Kafka producer's transactional id: a slot on one machine, the pod in a cluster."""
+    """Name of the replica in answers, logs and the Kafka producer's transactional id: the slot on one machine, the pod in a cluster."""
     cpu_request_millicores: int = Field(100, ge=1)
-    """CPU request of the container, thousandths of a core: `ml_model_cpu_usage` is a percentage of it."""
+    """CPU request of the container, in thousandths of a core. `ml_model_cpu_usage` is a percentage of it."""
     drain_seconds: float = Field(0, ge=0, le=300)
-    """How long a stopping replica says "not ready" and still answers, so that balancers see it go; 0: not at all."""
+    """Seconds in which a stopping replica says "not ready" and still answers, so that balancers stop sending to it. 0: no drain."""
     stop_timeout_seconds: float = Field(8, gt=0, le=600)
-    """Limit for finishing what is in flight once stopping; what remains is cut off, and logged."""
+    """Seconds that a stopping replica has to finish what is in flight. What remains is cut off, and logged."""
 
 
 class HttpSettings(Settings):
-    """The HTTP door."""
+    """The HTTP endpoint."""
 
     http_host: str = "127.0.0.1"
     """Address to listen on; a container sets 0.0.0.0."""
     http_port: Port = 8101
     """Port to listen on."""
     max_body_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
-    """A longer request body gets 413."""
+    """Largest request body, bytes. A longer one gets 413."""
     body_timeout_seconds: float = Field(10, gt=0, le=300)
-    """A body that takes longer to arrive gets 408."""
+    """Seconds in which a request body must arrive. A slower one gets 408."""
     max_in_flight: int = Field(256, ge=1, le=100_000)
-    """Requests that may wait for the model at once; one more gets 503 and `Retry-After`."""
+    """Most requests that wait for the model at once. The next one gets 503 and `Retry-After`."""
     slow_bodies: int = Field(64, ge=1, le=100_000)
-    """Bodies that may arrive slowly at once, an eighth of them from one client; one more gets 503, or 429."""
+    """Most request bodies that arrive slowly at once. The next slow one gets 503; a client that has an eighth of them already gets 429."""
     rate_limit_per_second: float = Field(50, gt=0, le=1_000_000)
-    """Requests a second that one client may send for long; more get 429 and `Retry-After`. A batch is one request."""
+    """Rate limit of one client, requests per second. Above it requests get 429 and `Retry-After`. A batch is one request."""
     rate_limit_burst: int = Field(100, ge=1, le=1_000_000)
-    """Requests that one client may send at once after a rest."""
+    """Size of one client's token bucket: requests that it may send at once after a pause."""
     rate_limit_clients: int = Field(10_000, ge=1, le=1_000_000)
-    """Clients whose rate is remembered; the idlest is forgotten for one more."""
+    """Most clients whose token buckets are kept. The one that was idle longest makes room for a new one."""
     connections_per_client: int = Field(64, ge=1, le=100_000)
-    """Connections that one client may have open at the balancer; above it requests get 429, above twice as many connections are closed."""
+    """Most connections of one client at the balancer. Above it requests get 429; above twice as many, connections are closed."""
     trusted_proxies: Networks = ""
-    """Addresses and networks whose `X-Forwarded-For` is believed; `make up` adds its balancer, 127.0.0.1."""
+    """Addresses and networks of proxies whose `X-Forwarded-For` is believed. `make up` adds its balancer, 127.0.0.1."""
     trusted_clients: Networks = ""
-    """Addresses and networks that no limit of rate or connections holds for; `make up` takes 127.0.0.1 where it is unset or empty."""
+    """Addresses and networks of clients without a limit of rate or connections. Unset or empty, `make up` uses 127.0.0.1."""
 
 
 class MetricsSettings(Settings):
-    """Where a process without an HTTP API shows its metrics."""
+    """Metrics and probes of a process without an HTTP API."""
 
     metrics_host: str = "127.0.0.1"
     """Address to listen on; a container sets 0.0.0.0."""
@@ -192,24 +192,24 @@ class MetricsSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """Where the model comes from, and where copies of it live."""
+    """The model: where it comes from, and where its copies are kept."""
 
     mlflow_tracking_uri: HttpUrl = "http://127.0.0.1:5000"
-    """Address of the MLflow server; set, `make up` uses it instead of starting one."""
+    """Address of the MLflow server. If it is set, `make up` uses that server instead of starting one."""
     mlflow_model_uri: Annotated[str, AfterValidator(_model_uri)] = "models:/fraud-detector@champion"
-    """Which model to serve: a registered name and the alias to follow."""
+    """The model to serve: a registered name, and the alias to follow."""
     mlflow_tracking_username: str | None = None
-    """For a registry that asks who calls; with a password."""
+    """User name for a registry with authentication; needs the password too."""
     mlflow_tracking_password: SecretStr | None = None
-    """Goes with the name."""
+    """Password for MLFLOW_TRACKING_USERNAME."""
     mlflow_tracking_token: SecretStr | None = None
-    """Instead of name and password."""
+    """Token for a registry with authentication, instead of user name and password."""
     model_cache_dir: Path = Path(".fraudscale/models")
-    """Verified copies, named by content; a replica starts from them when MLflow is down."""
+    """Folder of verified copies, named by their digest. A replica starts from them when MLflow is down."""
     model_poll_seconds: float = Field(3, ge=0.1, le=3600)
-    """How often the registry is asked whether the alias points elsewhere."""
+    """Seconds between two questions to the registry which version the alias points to."""
     model_copies: int = Field(4, ge=2, le=100)
-    """Copies kept on disk; the oldest unused are removed."""
+    """Copies that are kept on disk. The oldest unused ones are removed."""
 
     @property
     def model_name(self) -> str:
@@ -221,20 +221,20 @@ class ModelSettings(Settings):
 
 
 class KafkaSettings(Settings):
-    """The Kafka door."""
+    """The Kafka consumer."""
 
     kafka_bootstrap_servers: Annotated[str, AfterValidator(_servers)] = "127.0.0.1:9092"
-    """Brokers; set, `make up` uses them instead of starting one."""
+    """Addresses of the brokers. If they are set, `make up` uses those brokers instead of starting one."""
     kafka_topic: str = Field("transactions", pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    """Input topic; its name begins those of the others: `.scored`, `.dead-letter`, `.labels`."""
+    """Input topic. The names of the other topics begin with it: `.scored`, `.dead-letter`, `.labels`."""
     kafka_group: str = Field("fraudscale", pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    """Consumer group that all scorers share."""
+    """Consumer group of all scorers."""
     kafka_partitions: int = Field(12, ge=1, le=1000)
-    """Partitions of topics that we create: at least twice the most replicas, or some would idle."""
+    """Partitions of the topics that `make up` creates. With fewer than twice the maximum of replicas some replicas have too little to do."""
     kafka_batch_records: int = Field(10_000, ge=1, le=50_000)
-    """Most records in one batch, reached when behind; calm, a batch is what came while the one before was committed."""
+    """Most records in one batch. Only a backlog fills a batch; else it holds what arrived during the commit of the one before it."""
     kafka_lag_seconds: float = Field(2, ge=0.1, le=300)
-    """How often the broker is asked for lag and queue length."""
+    """Seconds between two questions to the broker for lag and queue length."""
 
     @property
     def scored_topic(self) -> str:
@@ -253,44 +253,44 @@ class LogSettings(Settings):
     """Logs: JSON lines on stdout, pretty on a terminal."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level that is written."""
+    """Lowest level that is logged."""
     log_format: Literal["auto", "json", "console"] = "auto"
-    """`auto`: console on a terminal, JSON elsewhere."""
+    """`json`, `console` (for people), or `auto`: console on a terminal, JSON elsewhere."""
     log_predictions_sample: float = Field(1.0, ge=0, le=1)
-    """Share of predictions logged as `prediction_made`."""
+    """Share of the predictions that are logged as `prediction_made`, 0 to 1."""
 
 
 class TracingSettings(Settings):
-    """Traces, by OpenTelemetry's own names. What else its exporter reads from the environment, such as certificates, holds too."""
+    """Traces, by OpenTelemetry's own names. Other variables that its exporter reads, such as those of certificates, hold too."""
 
     otel_exporter_otlp_endpoint: HttpUrl | None = None
-    """Collector that gets spans, such as http://127.0.0.1:4318; unset, none are made, and traces of callers are passed on."""
+    """Collector of spans, such as http://127.0.0.1:4318. Unset, no spans are made, and traces of callers are passed on."""
     otel_exporter_otlp_traces_endpoint: HttpUrl | None = None
-    """Whole address for spans, where it is not `/v1/traces` of the endpoint."""
+    """Full address for spans, if it is not `/v1/traces` of the endpoint."""
     otel_exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
-    """How spans are sent."""
+    """Protocol in which spans are sent."""
     otel_exporter_otlp_headers: Annotated[SecretStr, AfterValidator(_secret_pairs)] | None = None
-    """NAME=VALUE[,…] for a collector that asks who sends; it belongs in .env.local."""
+    """Headers for a collector with authentication, NAME=VALUE[,…]. A secret: it belongs in .env.local."""
     otel_exporter_otlp_timeout: float = Field(10_000, gt=0, le=600_000)
-    """Limit of one attempt to send, with its repetitions; milliseconds."""
+    """Milliseconds that sending one batch of spans may take, retries included."""
     otel_service_name: str = Field("ml-model", min_length=1)
     """`service.name` of spans; `fraudscale.process` tells `serve` from `stream`, `service.instance.id` the replica."""
     otel_resource_attributes: Annotated[str, AfterValidator(_pairs)] | None = None
-    """More about the sender, NAME=VALUE[,…]."""
+    """Further attributes of the sender, NAME=VALUE[,…]."""
     otel_traces_sampler: Literal[
         "parentbased_traceidratio", "parentbased_always_on", "parentbased_always_off"
     ] = "parentbased_traceidratio"
-    """Who decides: the caller's flag, and where no caller is, the ratio."""
+    """Who decides whether a trace is sampled: the caller's flag; without a caller, the ratio or a constant."""
     otel_traces_sampler_arg: float = Field(0.01, ge=0, le=1)
-    """The ratio: share of the traces begun here that is recorded. OpenTelemetry's own default is 1, which multiplies the work of a prediction."""
+    """Share of the traces begun here that is recorded, 0 to 1. OpenTelemetry's own default is 1, which multiplies the work of a prediction."""
     otel_bsp_max_queue_size: int = Field(2048, ge=8, le=1_000_000)
-    """Spans that may wait to be sent; more are dropped, and counted in `trace_spans_total`."""
+    """Most spans that wait to be sent. Further ones are dropped, and counted in `trace_spans_total`."""
     otel_bsp_schedule_delay: float = Field(5000, gt=0, le=600_000)
-    """From one sending to the next unless many wait; milliseconds."""
+    """Milliseconds between two batches of spans, unless many wait."""
     otel_sdk_disabled: bool = False
-    """Make no spans, whatever else is set."""
+    """`true`: make no spans, whatever else is set."""
     trace_callers_per_second: float = Field(50, ge=0, le=1_000_000)
-    """Flags of callers ("this trace is sampled") that one process heeds a second; more traces are passed on and logged, but get no spans and no exemplars."""
+    """Traces per second that one process records because the caller's flag asks for it. Further ones are passed on and logged, without spans and exemplars."""
 
     @property
     def traces_endpoint(self) -> str | None:
@@ -311,29 +311,29 @@ class LocalSettings(Settings):
     """The platform on one machine."""
 
     fraudscale_home: Path = Path(".fraudscale")
-    """Where running things keep their data, logs and state."""
+    """Folder for data, logs and state of a running platform."""
     fraudscale_port_base: Annotated[int, Field(ge=1024, le=32000)] | None = None
-    """Moves the whole table of ports to one block that begins here."""
+    """First port of a block of 40 that holds all ports. Unset, each component has its usual port."""
     fraudscale_cache: Path = Path("~/.cache/fraudscale")
-    """Downloads, shared by clones."""
+    """Folder for downloads, shared by all clones."""
     maven_repository: HttpUrl = "https://repo.maven.apache.org/maven2"
-    """Where Kafka's jars come from; a mirror will do, every file is checked by its sha256."""
+    """Source of Kafka's jars. A mirror will do: the sha256 of every file is checked."""
     traffic: bool = True
-    """Let sample transactions flow: 20/s over HTTP, 50/s over Kafka."""
+    """Send sample transactions, 20/s over HTTP and 50/s over Kafka."""
     kafka: KafkaMode = "kraft"
-    """Which Kafka `make up` starts: `kraft` (4.3) or `zookeeper` (3.9 with Apache ZooKeeper), each with data of its own."""
+    """The Kafka that `make up` starts: `kraft` (4.3) or `zookeeper` (3.9 with Apache ZooKeeper). Each has data of its own."""
     prometheus_endpoint: HttpUrl | None = None
-    """A Prometheus of yours to use instead of starting one."""
+    """Address of a Prometheus of yours. If it is set, `make up` uses it instead of starting one."""
     logs: LogStore = "none"
-    """`opensearch`: bring the log lines of all parts together in an OpenSearch, which `make up` starts; `none`: they stay in files."""
+    """`opensearch`: `make up` starts an OpenSearch and ships the log lines of all components to it. `none`: they stay in files."""
     opensearch_endpoint: HttpUrl | None = None
-    """An OpenSearch or Elasticsearch of yours for the log lines, instead of starting one."""
+    """Address of an OpenSearch or Elasticsearch of yours for the log lines, instead of one that `make up` starts."""
     hpa_manifest: Path = Path("argocd/manifests/hpa.yaml")
-    """When the autoscaler of `make up` scales, as in a cluster."""
+    """Manifest of the HPA that the autoscaler of `make up` follows."""
     deployment_manifest: Path = Path("argocd/manifests/deployment.yaml")
-    """What a replica requests; utilisation is a percentage of it."""
+    """Manifest with the CPU and memory that a replica requests. Utilisation is a percentage of it."""
     time_scale: float = Field(1, ge=1, le=20)
-    """How many times as fast time runs: windows, periods and sync of the autoscaler, those of alerts, and scrape intervals are divided by it."""
+    """Factor by which time runs faster: windows, periods and syncs of the autoscaler, windows of alerts, and scrape intervals are divided by it."""
 
     @property
     def starts_opensearch(self) -> bool:
@@ -344,15 +344,15 @@ class CentralLogSettings(Settings):
     """Central logs: how lines are shipped, and how long they stay."""
 
     log_templates: Path = Path("logging/elasticsearch")
-    """Folder of the index templates that are installed before the first line is sent."""
+    """Folder of the index templates. They are installed before the first line is sent."""
     log_keep_days: Annotated[int, Field(ge=0, le=365)] | None = None
-    """Days after which an index of log lines is deleted; 0: never. Unset, 3 in the store that `make up` starts, and never in one of yours."""
+    """Days after which an index of log lines is deleted. 0: never. Unset: 3 in the store that `make up` starts, never in one of yours."""
     log_keep_bytes: int = Field(4 * 1024**3, ge=64 * 1024**2)
-    """Size of all indices of log lines together above which the oldest is deleted, even today's; not where days are 0."""
+    """Largest size of all indices of log lines together, bytes. Above it the oldest index is deleted, even today's. Has no effect where `LOG_KEEP_DAYS` is 0."""
     opensearch_username: str | None = None
-    """For a store that asks who calls; with a password."""
+    """User name for a store with authentication; needs the password too."""
     opensearch_password: SecretStr | None = None
-    """Goes with the name."""
+    """Password for OPENSEARCH_USERNAME."""
 
     def keep_days(self, *, own: bool) -> int:
         """How long indices stay: others may keep lines in a store that is not this platform's alone."""
@@ -365,25 +365,25 @@ class AlertSettings(Settings):
     """Alerts: what they say, and where they go."""
 
     alert_rules: Path = Path("monitoring/alerts/ml-alerts.yaml")
-    """The rules that `make up` loads."""
+    """File of the alert rules that `make up` loads."""
     runbook_url: HttpUrl | None = None
-    """Where docs/runbooks is read; unset, alerts link to the files of this checkout."""
+    """Address under which docs/runbooks is published. Unset, alerts link to the files of this checkout."""
     dashboard_url: HttpUrl | None = None
-    """Where the dashboard is; unset, alerts link to the console of `make up`."""
+    """Address of the dashboard. Unset, alerts link to the console of `make up`."""
     alert_webhook_url: Annotated[SecretStr, AfterValidator(_webhook)] | None = None
-    """Slack's incoming webhook, told of everything. Whoever has it may post: it belongs in .env.local."""
+    """Incoming webhook of Slack; it gets every alert. A secret, because whoever has it may post: it belongs in .env.local."""
     smtp_server: Annotated[str, AfterValidator(_mail_server)] | None = None
-    """Mail server, HOST or HOST:PORT (587); told of what is critical, and of everything without a webhook. Goes with ALERT_EMAIL."""
+    """Mail server, HOST or HOST:PORT (587). It gets critical alerts, and without a webhook every alert. Needs ALERT_EMAIL."""
     alert_email: Annotated[str, AfterValidator(_mail_addresses)] | None = None
-    """Who gets the mail; several with commas. Goes with SMTP_SERVER."""
+    """Receivers of the mail, separated by commas. Needs SMTP_SERVER."""
     smtp_from: Annotated[str, AfterValidator(_mail_addresses)] | None = None
-    """Sender; unset, the first receiver."""
+    """Sender of the mail. Unset: the first receiver."""
     smtp_username: str | None = None
-    """For a mail server that asks who sends; with a password."""
+    """User name for a mail server with authentication; needs the password too."""
     smtp_password: SecretStr | None = None
-    """Goes with the name."""
+    """Password for SMTP_USERNAME."""
     smtp_tls: bool = True
-    """Insist on TLS; `false` for a relay on this machine."""
+    """`true`: send only over TLS. `false` is for a relay on this machine."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -399,9 +399,9 @@ class ConsoleSettings(Settings):
     """The console: a web page that shows the platform."""
 
     console_port: Port = 8080
-    """Port to listen on, on this machine only."""
+    """Port to listen on; the address is 127.0.0.1."""
     dashboard_file: Path = Path("monitoring/dashboards/ml-model-dashboard.json")
-    """What it draws: a dashboard as Grafana exports it. `make up` gives it the one with the links of this machine."""
+    """Dashboard to draw, as Grafana exports it. `make up` uses the one with the links of this machine."""
 
 
 TOPICS: tuple[type[Settings], ...] = (

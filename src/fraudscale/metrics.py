@@ -32,7 +32,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True)
 class Metric:
-    """One row of the table: exact name, kind, labels, meaning; upper bucket edges of a histogram."""
+    """One row of the table: name, kind, meaning, labels; upper edges of a histogram's buckets."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -72,73 +72,89 @@ PREDICTIONS = Metric("ml_model_predictions_total", "counter", "Transactions scor
 PREDICTION_DURATION = Metric(
     "ml_model_prediction_duration",
     "histogram",
-    "Seconds that the model took for the pass a transaction was scored in, one observation a transaction.",
+    "Seconds of the model pass that scored a transaction; one observation per transaction.",
     edges=MODEL_SECONDS,
 )
 FRAUD_PROBABILITY = Metric(
-    "ml_model_fraud_probability", "histogram", "Calibrated probability of fraud.", edges=PROBABILITY
+    "ml_model_fraud_probability",
+    "histogram",
+    "Calibrated probability of fraud, one observation per transaction.",
+    edges=PROBABILITY,
 )
-CONFIDENCE_SCORE = Metric("ml_model_confidence_score", "histogram", "max(p, 1 - p).", edges=CONFIDENCE)
+CONFIDENCE_SCORE = Metric(
+    "ml_model_confidence_score", "histogram", "Confidence of a prediction, max(p, 1 - p).", edges=CONFIDENCE
+)
 MODEL_ERRORS = Metric(
     "ml_model_errors_total",
     "counter",
-    "Errors: validation (input that is no transaction), prediction (the model failed), system (a load failed).",
+    "Errors by type: validation (the input is no transaction), prediction (the model failed), system (a model could not be loaded).",
     ("error_type",),
 )
 FAILED_PREDICTIONS = Metric(
-    "ml_model_failed_predictions_total", "counter", "Valid transactions that got no score."
+    "ml_model_failed_predictions_total",
+    "counter",
+    "Valid transactions that got no score, because the model failed on them.",
 )
 UNKNOWN_CATEGORIES = Metric(
     "ml_model_unknown_categories_total",
     "counter",
-    'Transactions whose merchant category the model does not know; they are scored as "other".',
+    'Transactions with a merchant category that the model does not know; they are scored as "other".',
 )
-ACTIVE_REQUESTS = Metric("ml_model_active_requests", "gauge", "Transactions accepted and not yet scored.")
+ACTIVE_REQUESTS = Metric(
+    "ml_model_active_requests", "gauge", "Transactions that are accepted and not yet scored."
+)
 LOAD_DURATION = Metric(
     "ml_model_load_duration_seconds",
     "histogram",
-    "Seconds to load a model: fetch if needed, verify, parity, warm-up; failed loads too.",
+    "Seconds to load a model (fetch if needed, verify, check parity, warm up); failed loads count too.",
     edges=LOAD_SECONDS,
 )
-LOADS = Metric("ml_model_loads_total", "counter", "Model loads.", ("result",))
-MODEL_INFO = Metric("ml_model_info", "gauge", "1 for the model that serves.", ("version", "alias"))
+LOADS = Metric("ml_model_loads_total", "counter", "Attempts to load a model, by result.", ("result",))
+MODEL_INFO = Metric("ml_model_info", "gauge", "1 for the model version that serves.", ("version", "alias"))
 MEMORY_USAGE = Metric("ml_model_memory_usage", "gauge", "Resident memory of the process, bytes.")
 CPU_USAGE = Metric(
-    "ml_model_cpu_usage", "gauge", "CPU of the process since the last scrape, percent of its request."
+    "ml_model_cpu_usage", "gauge", "CPU of the process since the last scrape, percent of its CPU request."
 )
-CPU_REQUEST = Metric("ml_model_cpu_request_cores", "gauge", "CPU that the process requests, cores.")
+CPU_REQUEST = Metric("ml_model_cpu_request_cores", "gauge", "CPU request of the process, cores.")
 
 HTTP_REQUESTS = Metric(
-    "http_requests_total", "counter", "Requests answered.", ("method", "status", "endpoint")
+    "http_requests_total", "counter", "HTTP requests that were answered.", ("method", "status", "endpoint")
 )
 HTTP_DURATION = Metric(
     "http_request_duration_seconds",
     "histogram",
-    "Seconds from the request's head to the end of its answer.",
+    "Seconds from the head of a request to the end of its answer; refusals by rate (429) do not count.",
     ("method", "endpoint"),
     HTTP_SECONDS,
 )
-HTTP_IN_PROGRESS = Metric("http_requests_in_progress", "gauge", "Requests being answered.")
-HTTP_ERRORS = Metric("http_errors_total", "counter", "Answers with an error status.", ("status_class",))
+HTTP_IN_PROGRESS = Metric("http_requests_in_progress", "gauge", "HTTP requests that are being answered.")
+HTTP_ERRORS = Metric(
+    "http_errors_total", "counter", "HTTP answers with an error status, 4xx or 5xx.", ("status_class",)
+)
 
 QUEUE_LENGTH = Metric(
     "kafka_queue_length",
     "gauge",
-    "Messages of the topic that wait to be scored by the group, all partitions; every exporter reports the same total.",
+    "Messages of all partitions that wait to be scored by the group; every exporter reports the same total.",
     ("topic", "group"),
 )
 CONSUMER_LAG = Metric(
     "kafka_consumer_lag",
     "gauge",
-    "Last offset - processed offset, reported by the partition's owner.",
+    "End offset - committed offset of a partition, reported by the partition's owner.",
     ("topic", "group", "partition"),
 )
-TOPIC_MESSAGES = Metric("kafka_topic_messages", "gauge", "Messages that the topic retains.", ("topic",))
+TOPIC_MESSAGES = Metric(
+    "kafka_topic_messages", "gauge", "Messages that the topic retains, all partitions.", ("topic",)
+)
 MESSAGES_CONSUMED = Metric(
-    "kafka_messages_consumed_total", "counter", "Messages read and accounted for.", ("topic",)
+    "kafka_messages_consumed_total",
+    "counter",
+    "Messages that were read, and whose outcome was committed.",
+    ("topic",),
 )
 MESSAGES_PRODUCED = Metric(
-    "kafka_messages_produced_total", "counter", "Messages that the broker acknowledged.", ("topic",)
+    "kafka_messages_produced_total", "counter", "Messages that were written and committed.", ("topic",)
 )
 OLDEST_MESSAGE_AGE = Metric(
     "kafka_oldest_message_age_seconds",
@@ -149,74 +165,82 @@ OLDEST_MESSAGE_AGE = Metric(
 PARTITIONS_WITHOUT_COMMIT = Metric(
     "kafka_partitions_without_commit",
     "gauge",
-    "Partitions in which the group never committed; all that they retain counts as waiting.",
+    "Partitions without a commit of the group; all messages that they retain count as waiting.",
     ("topic", "group"),
 )
 TRANSACTIONS = Metric(
     "kafka_transactions_total",
     "counter",
-    "Kafka transactions, one a batch: committed, or aborted and its batch read again.",
+    "Kafka transactions, one per batch: committed, or aborted (the batch is read again).",
     ("result",),
 )
-REBALANCES = Metric("kafka_rebalances_total", "counter", "Changes of this member's partitions.", ("kind",))
+REBALANCES = Metric(
+    "kafka_rebalances_total", "counter", "Changes of the partitions of this group member.", ("kind",)
+)
 
 # As kube-state-metrics names them, so that one set of alert rules fits the cluster and the machine.
 _HPA: Final = ("namespace", "horizontalpodautoscaler")
 HPA_CURRENT = Metric(
     "kube_horizontalpodautoscaler_status_current_replicas",
     "gauge",
-    "Replicas asked for before the last sync.",
+    "Desired replicas before the last sync.",
     _HPA,
 )
 HPA_DESIRED = Metric(
     "kube_horizontalpodautoscaler_status_desired_replicas",
     "gauge",
-    "Replicas that the last sync decided.",
+    "Desired replicas after the last sync.",
     _HPA,
 )
-HPA_MAX = Metric("kube_horizontalpodautoscaler_spec_max_replicas", "gauge", "Most replicas.", _HPA)
-HPA_MIN = Metric("kube_horizontalpodautoscaler_spec_min_replicas", "gauge", "Fewest replicas.", _HPA)
+HPA_MAX = Metric("kube_horizontalpodautoscaler_spec_max_replicas", "gauge", "Maximum of replicas.", _HPA)
+HPA_MIN = Metric("kube_horizontalpodautoscaler_spec_min_replicas", "gauge", "Minimum of replicas.", _HPA)
 HPA_CONDITION = Metric(
     "kube_horizontalpodautoscaler_status_condition",
     "gauge",
-    "1 for the status that a condition has; AbleToScale, ScalingActive and ScalingLimited have true, false and unknown each.",
+    "1 for the present status of a condition: AbleToScale, ScalingActive, ScalingLimited; each true, false or unknown.",
     (*_HPA, "condition", "status"),
 )
 HPA_TARGET = Metric(
     "kube_horizontalpodautoscaler_spec_target_metric",
     "gauge",
-    "Where a metric should be: percent of the request for utilization.",
+    "Target of a metric; for utilization in percent of the request.",
     (*_HPA, "metric_name", "metric_target_type"),
 )
 HPA_SEEN = Metric(
     "kube_horizontalpodautoscaler_status_target_metric",
     "gauge",
-    "What the last sync saw of it, in the same unit; absent while it can't be measured.",
+    "Value of a metric at the last sync, in the unit of its target; absent while it can't be measured.",
     (*_HPA, "metric_name", "metric_target_type"),
 )
 
 TRACE_SPANS = Metric(
     "trace_spans_total",
     "counter",
-    "Spans by what became of them: exported, failed (the collector did not take them), dropped (no room to wait in).",
+    "Spans by result: exported, failed (the collector did not take them), dropped (the queue was full).",
     ("result",),
 )
-LOGS_SHIPPED = Metric("logs_shipped_total", "counter", "Log lines that the store has.")
+LOGS_SHIPPED = Metric("logs_shipped_total", "counter", "Log lines that the store acknowledged.")
 LOGS_REJECTED = Metric(
     "logs_rejected_total",
     "counter",
-    "Log lines in the dead-letter index: not_json, no_timestamp, or mapping (the store refused them).",
+    "Log lines that went to the dead-letter index, by reason: not_json, no_timestamp, mapping (the store refused them).",
     ("reason",),
 )
 LOGS_REPEATED = Metric(
-    "logs_repeated_total", "counter", "Log lines that were sent again and were there already."
+    "logs_repeated_total", "counter", "Log lines that were sent again although the store had them already."
 )
-LOGS_DROPPED = Metric("logs_dropped_total", "counter", "Log lines that not even the dead-letter index took.")
+LOGS_DROPPED = Metric(
+    "logs_dropped_total", "counter", "Log lines that the dead-letter index refused too; they are lost."
+)
 LOGS_CUT_UNREAD = Metric(
-    "logs_cut_unread_total", "counter", "Log files that were cut twice before all of them was read."
+    "logs_cut_unread_total",
+    "counter",
+    "Log files that were cut twice before they were read to the end; lines may be missing.",
 )
 LOGS_FAILURES = Metric(
-    "logs_store_failures_total", "counter", "Requests that the store could not answer, tried again later."
+    "logs_store_failures_total",
+    "counter",
+    "Requests that the store did not answer or was too busy for; they are tried again.",
 )
 LOGS_BEHIND = Metric("logs_behind_bytes", "gauge", "Bytes of log files that are not shipped yet.")
 
@@ -335,7 +359,7 @@ class Families(Collector):
 
 
 class ModelMetrics(Families):
-    """What the scorer and the loader count; the same in both doors."""
+    """What the scorer and the loader count; the same over HTTP and from Kafka."""
 
     def __init__(self) -> None:
         self.predictions = Family(PREDICTIONS, Counter)
@@ -352,7 +376,7 @@ class ModelMetrics(Families):
 
 
 class HttpMetrics(Families):
-    """What the HTTP door counts."""
+    """What the HTTP endpoint counts."""
 
     def __init__(self) -> None:
         predict = [
@@ -367,7 +391,7 @@ class HttpMetrics(Families):
 
 
 class QueueMetrics(Families):
-    """What the broker is asked for."""
+    """What only the broker knows: queue, lag, ages."""
 
     def __init__(self) -> None:
         self.queue_length = Family(QUEUE_LENGTH, Gauge)
@@ -378,7 +402,7 @@ class QueueMetrics(Families):
 
 
 class KafkaMetrics(QueueMetrics):
-    """What the Kafka door counts, and what it asks the broker."""
+    """What the Kafka consumer counts, and what it asks the broker."""
 
     def __init__(self, *, consumed: str, produced: Sequence[str]) -> None:
         super().__init__()
@@ -389,14 +413,14 @@ class KafkaMetrics(QueueMetrics):
 
 
 class TraceMetrics(Families):
-    """What became of spans; `dropped` is counted by the thread that makes them, the others by the one that sends."""
+    """Spans by result; `dropped` is counted by the thread that makes them, the others by the one that sends."""
 
     def __init__(self) -> None:
         self.spans = Family(TRACE_SPANS, Counter, ("exported",), ("failed",), ("dropped",))
 
 
 class HpaMetrics(Families):
-    """What the autoscaler tells, as kube-state-metrics does of an HPA."""
+    """What the autoscaler exports, as kube-state-metrics does for an HPA."""
 
     def __init__(self) -> None:
         self.current = Family(HPA_CURRENT, Gauge)
