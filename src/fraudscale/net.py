@@ -3,6 +3,7 @@
 Nothing is read from the environment: a proxy that is set for a person's browser must not see loopback or a registry.
 """
 
+import base64
 import io
 import json
 import socket
@@ -220,6 +221,11 @@ class Server:
             cause = _innermost(error)
             kind = TooLate if isinstance(cause, TimeoutError) else NoAnswer
             raise kind(f"{self.address} doesn't answer: {_in_words(cause)}") from error
+
+
+def basic_auth(username: str, password: str) -> str:
+    """Return the header `Authorization` of RFC 7617."""
+    return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
 class _Limit(Timeout):

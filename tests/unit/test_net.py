@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fraudscale.net import Answer, NoAnswer, Server, TooLate
+from fraudscale.net import Answer, NoAnswer, Server, TooLate, basic_auth
 
 
 class Peer(ThreadingHTTPServer):
@@ -285,7 +285,7 @@ def test_an_address_that_is_none_is_said_plainly(address, reason):
 
 def test_the_cause_is_not_what_the_caller_was_handling():
     try:
-        raise KeyError("unrelated")
+        {}["unrelated"]
     except KeyError:
         with pytest.raises(NoAnswer, match="Connection refused"):
             ask("127.0.0.1:1")
@@ -371,3 +371,7 @@ def test_a_stream_that_is_not_read_to_its_end_spoils_no_other_answer(one):
 def test_a_body_stays_as_it_was_sent(one):
     one.paths["/"] = lambda handler: handler.say(200, b"\x1f\x8bnot really", Content_Encoding="gzip")
     assert ask(one.at).body == b"\x1f\x8bnot really"
+
+
+def test_name_and_password_become_a_header():
+    assert basic_auth("ann", "se:cret") == "Basic YW5uOnNlOmNyZXQ="

@@ -1,13 +1,11 @@
 """The one module that talks to the store of log lines, in the API that Elasticsearch and OpenSearch share."""
 
-import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from pathlib import Path
 from typing import Any, Final, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
@@ -15,8 +13,11 @@ from fraudscale.central_logs.documents import Document
 from fraudscale.central_logs.fields import DEAD_LOGS, LIFECYCLE, LOGS
 from fraudscale.config import CentralLogSettings
 from fraudscale.errors import FraudscaleError
+from fraudscale.net import Answer, NoAnswer, Server, basic_auth
 
 TIMEOUT_SECONDS: Final = 30.0
+LARGEST_ANSWER: Final = 1024 * 1024 * 1024
+"""Bytes: the 10,000 lines that a search may find are long at times."""
 _TYPES: Final = {"json": "application/json", "lines": "application/x-ndjson"}
 
 
@@ -48,7 +49,7 @@ class IndexSize(NamedTuple):
 
 
 class Store:
-    """One connection, kept open, for one thread."""
+    """A store at one address; connections are kept open."""
 
     def __init__(
         self,
@@ -57,18 +58,12 @@ class Store:
         password: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        address = urlsplit(endpoint)
-        kind = HTTPSConnection if address.scheme == "https" else HTTPConnection
         self.endpoint = endpoint
-        self._connection = kind(address.netloc, timeout=timeout)
-        self._prefix = address.path.rstrip("/")
-        self._headers = {}
-        if username is not None:
-            pair = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {pair}"
+        headers = {} if username is None else {"Authorization": basic_auth(username, password or "")}
+        self._server = Server(endpoint, seconds=timeout, headers=headers, most=LARGEST_ANSWER)
 
     def close(self) -> None:
-        self._connection.close()
+        self._server.close()
 
     def cluster(self) -> str:
         """Return the id of the cluster, which an emptied one hasn't in common with the one before.
@@ -159,25 +154,23 @@ class Store:
         return [hit["_source"] for hit in hits["hits"]], hits["total"]["value"]
 
     def _json(self, method: str, path: str, body: bytes | None = None, kind: str = "json") -> Any:
-        status, content = self._ask(method, path, body, kind)
+        answer = self._ask(method, path, body, kind)
+        status = answer.status
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise StoreUnavailable(f"{status}: {_message(content)}")
+            raise StoreUnavailable(f"{status}: {_message(answer)}")
         if status >= HTTPStatus.BAD_REQUEST:
-            raise StoreRefused(status, _message(content))
+            raise StoreRefused(status, _message(answer))
         try:
-            return json.loads(content)
-        except ValueError as error:
+            return answer.json()
+        except NoAnswer as error:
             raise StoreUnavailable(f"{self.endpoint} answers what is no JSON; is it the store?") from error
 
-    def _ask(self, method: str, path: str, body: bytes | None, kind: str) -> tuple[int, bytes]:
-        headers = self._headers | ({"Content-Type": _TYPES[kind]} if body is not None else {})
+    def _ask(self, method: str, path: str, body: bytes | None, kind: str) -> Answer:
+        headers = {"Content-Type": _TYPES[kind]} if body is not None else None
         try:
-            self._connection.request(method, self._prefix + path, body, headers)
-            answer = self._connection.getresponse()
-            return answer.status, answer.read()
-        except (OSError, HTTPException) as error:
-            self._connection.close()  # the next request opens it anew
-            raise StoreUnavailable(f"{self.endpoint}: {error or type(error).__name__}") from error
+            return self._server.ask(method, path, body=body, headers=headers)
+        except NoAnswer as error:
+            raise StoreUnavailable(str(error)) from error
 
 
 def open_store(endpoint: str, settings: CentralLogSettings) -> Store:
@@ -201,9 +194,9 @@ def _reason(error: Mapping[str, Any] | None) -> str:
     return ": ".join(str(text) for text in (error.get("reason"), cause.get("reason")) if text)
 
 
-def _message(content: bytes) -> str:
+def _message(answer: Answer) -> str:
     try:
-        error = json.loads(content)["error"]
+        error = json.loads(answer.body)["error"]
         return str(error["reason"] if isinstance(error, dict) else error)
     except (ValueError, KeyError, TypeError):
-        return content[:200].decode(errors="replace")
+        return answer.text()

@@ -14,6 +14,7 @@ from fraudscale.central_logs.files import Follower
 from fraudscale.central_logs.ship import Shipper, Stopping
 from fraudscale.central_logs.store import IndexSize, Store, StoreUnavailable
 from fraudscale.metrics import LogShippingMetrics
+from fraudscale.net import Answer
 
 TODAY = datetime.now(UTC).isoformat()
 
@@ -229,7 +230,7 @@ def test_a_store_that_is_gone_makes_the_shipper_unready_after_a_while(run, serve
 
 
 def test_what_answers_and_is_no_store_is_not_taken_for_one(run, monkeypatch):
-    monkeypatch.setattr(run.store, "_ask", lambda *_: (200, b"<html>"))
+    monkeypatch.setattr(run.store, "_ask", lambda *_: Answer(200, {}, b"<html>"))
     with pytest.raises(StoreUnavailable, match="is it the store"):
         run.store.cluster()
 
