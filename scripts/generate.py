@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import grafana_dashboard
 import yaml
 
 from fraudscale.alerting.rules import RUNBOOKS
 from fraudscale.central_logs import fields, kibana
 from fraudscale.config import TOPICS, Settings
-from fraudscale.dashboard import grafana, limits
+from fraudscale.dashboard import limits
 from fraudscale.metrics import METRICS
 
 ROOT = Path(__file__).parent.parent
@@ -144,7 +145,7 @@ def _words(template: str) -> str:
 
 
 def dashboard() -> str:
-    return grafana.render(limits.read(ALERTS.read_text(encoding="utf-8")), RUNBOOKS)
+    return grafana_dashboard.build(limits.read(ALERTS.read_text(encoding="utf-8")), RUNBOOKS)
 
 
 def _text(default: object) -> str:

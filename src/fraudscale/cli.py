@@ -554,11 +554,12 @@ def alertmanager(
 def dashboard() -> None:
     """Print Grafana's dashboard, with its links (RUNBOOK_URL) and the limits of the alert rules (ALERT_RULES)."""
     from fraudscale.alerting import rules as alert_rules
-    from fraudscale.dashboard import grafana, limits
+    from fraudscale.dashboard import limits
+    from fraudscale.dashboard import render as committed
 
     settings = AlertSettings.read()
     runbooks = settings.runbook_url or alert_rules.RUNBOOKS
-    print(grafana.render(limits.read(alert_rules.read(settings)), runbooks), end="")
+    print(committed.render(limits.read(alert_rules.read(settings)), runbooks), end="")
 
 
 def _bring_libgomp() -> None:

@@ -12,7 +12,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 import alert_rules
 from dashboards import DASHBOARD, MARKS, PANELS, QUERIES
 from fraudscale import metrics
-from fraudscale.dashboard import grafana, limits, panels
+from fraudscale.dashboard import limits, panels, render
 
 ROOT = Path(__file__).parents[3]
 EXPORTED = {metric.name: metric for metric in metrics.METRICS}
@@ -125,9 +125,20 @@ def test_a_line_is_the_limit_of_its_alert(title, alert, value):
 
 def test_a_changed_rule_moves_its_line():
     changed = alert_rules.FILE.read_text().replace("kafka_queue_length) > 1000", "kafka_queue_length) > 1234")
-    drawn = json.loads(grafana.render(limits.read(changed), "https://runbooks"))
+    drawn = json.loads(render.rendered(json.dumps(DASHBOARD), limits.read(changed), "https://runbooks"))
     (panel,) = [panel for panel in drawn["panels"] if panel["title"] == "Messages that wait"]
     assert limit(panel) == 1234
+
+
+def test_a_panel_whose_alert_was_taken_out_of_the_rules_has_no_line():
+    drawn = json.loads(render.rendered(json.dumps(DASHBOARD), {}, "https://runbooks"))
+    assert {limit(panel) for panel in drawn["panels"] if panel["type"] != "row"} == {None}
+
+
+def test_links_lead_to_the_runbooks_of_the_place():
+    drawn = json.loads(render.rendered(json.dumps(DASHBOARD), {}, "file:///here"))
+    links = {link["url"] for panel in [drawn, *drawn["panels"]] for link in panel.get("links", [])}
+    assert links == {f"file:///here/{page}.md" for page in ["README", *alert_rules.NAMES]}
 
 
 def test_slow_is_what_the_rules_call_slow():

@@ -26,8 +26,8 @@ from fraudscale.config import (
     SettingsError,
     networks,
 )
-from fraudscale.dashboard import grafana as dashboard
 from fraudscale.dashboard import limits
+from fraudscale.dashboard import render as dashboard
 from fraudscale.local.components import grafana, opensearch
 from fraudscale.local.install.download import KafkaTools, Tools, library_path
 from fraudscale.local.install.ports import HOST, MIN_REPLICAS, Ports
