@@ -23,18 +23,19 @@ from collector import Collector
 from fraudscale.config import KafkaSettings, LogSettings, TracingSettings
 from fraudscale.kafka import pipe
 from fraudscale.kafka.client import Link, NotDelivered
+from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.pipe import Pipe
 from fraudscale.kafka.protocol import group_version
 from fraudscale.kafka.topics import create_topics
 from fraudscale.kafka.watermarks import Watermarks
-from fraudscale.kafka.worker import LagReporter, Stream
+from fraudscale.kafka.worker import Worker
 from fraudscale.metrics import KafkaMetrics, ModelMetrics, TraceMetrics
 from fraudscale.model_loader import store, write_pointer
 from fraudscale.scoring.model import ENGINE_FILE, GOLDEN_FILE, MANIFEST, Version, build
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.telemetry.otlp import Otlp
-from fraudscale.telemetry.tracing import Record, Tracer
+from fraudscale.telemetry.tracing import RecordSpans, Tracer
 from sinks import serving
 
 on_both_kafkas = pytest.mark.parametrize(
@@ -69,7 +70,7 @@ class Door:
     """A stream with all its parts, in this process."""
 
     def __init__(
-        self, settings: KafkaSettings, model, replica: str = "replica-1", record: Record | None = None
+        self, settings: KafkaSettings, model, replica: str = "replica-1", record: RecordSpans | None = None
     ) -> None:
         log = structlog.get_logger()
         self.settings = settings
@@ -87,7 +88,7 @@ class Door:
             settings, replica, metrics=self.metrics, link=link, log=log, on_owned=self.reporter.own
         )
         tracer = Tracer(0.0, 50, record, random.Random())
-        self.stream = Stream(self.pipe, self.scorer, self.counts, self.metrics, settings, log, tracer)
+        self.stream = Worker(self.pipe, self.scorer, self.counts, self.metrics, settings, log, tracer)
 
     def consumed(self) -> float:
         return self.metrics.consumed.labels(self.settings.kafka_topic).value

@@ -1,7 +1,6 @@
 """One log line for each prediction, or for a share of them."""
 
 import random
-from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -10,7 +9,7 @@ import structlog
 from fraudscale.config import LogSettings
 from fraudscale.scoring.records import Scores
 from fraudscale.telemetry.logs import encoder, is_json, stdout
-from fraudscale.telemetry.tracing import NO_TRACES, Trace
+from fraudscale.telemetry.tracing import NOT_TRACED, BatchTrace
 
 
 class _PredictionMade(msgspec.Struct, gc=False):
@@ -37,8 +36,8 @@ class PredictionLog:
         self._json = is_json(settings)
         self._random = random.Random()
 
-    def write(self, scores: Scores, traces: Mapping[int, Trace] = NO_TRACES) -> None:
-        """Write the lines of one pass; `traces` are by the place of their transactions."""
+    def write(self, scores: Scores, trace: BatchTrace = NOT_TRACED) -> None:
+        """Write the lines of one pass; `trace` is that of its transactions."""
         if self._share == 0:
             return
         ids = [t.transaction_id for t in scores.transactions]
@@ -46,9 +45,7 @@ class PredictionLog:
         if self._share < 1:
             chosen = [i for i in range(len(rows)) if self._random.random() < self._share]
             rows = [rows[i] for i in chosen]
-            traces = (
-                {new: traces[old] for new, old in enumerate(chosen) if old in traces} if traces else traces
-            )
+            trace = trace.pick(chosen)
         if not self._json:
             logger = structlog.get_logger(process=self._process)
             for i, (transaction_id, probability, _, milliseconds) in enumerate(rows):
@@ -59,7 +56,7 @@ class PredictionLog:
                     processing_time_ms=round(milliseconds, 3),
                     model_version=scores.model_version,
                     replica_id=scores.replica_id,
-                    **(traces[i].ids() if i in traces else {}),
+                    **trace.ids(i),
                 )
             return
         now, process = scores.prediction_time, self._process
@@ -80,14 +77,14 @@ class PredictionLog:
             for transaction_id, probability, fraud, milliseconds in rows
         ]
         lines = encoder.encode_lines(made)
-        stdout.write(_with_ids(lines, traces) if traces else lines)
+        stdout.write(_with_ids(lines, trace) if trace else lines)
         stdout.flush()
 
 
-def _with_ids(encoded: bytes, traces: Mapping[int, Trace]) -> bytes:
+def _with_ids(encoded: bytes, batch: BatchTrace) -> bytes:
     """Put the ids in front of the closing brace of their lines: a pass without traces pays nothing for them."""
     lines = encoded.split(b"\n")  # JSON escapes line breaks
-    for i, trace in traces.items():
+    for i, trace in batch.traces.items():
         # hexadecimal digits need no escapes
         ids = f',"trace_id":"{trace.here.trace_id}","span_id":"{trace.here.span_id}"}}'
         lines[i] = lines[i][:-1] + ids.encode()

@@ -1,16 +1,17 @@
 """The one scorer behind both doors: transactions in, predictions out, all of it timed, counted and logged."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 
+from fraudscale.clock import rfc3339
 from fraudscale.errors import FraudscaleError
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring.model import Model
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.records import Scores, Transaction
-from fraudscale.telemetry.tracing import NO_TRACES, Trace
+from fraudscale.telemetry.tracing import NOT_TRACED, BatchTrace
 
 
 class NoModel(FraudscaleError):
@@ -59,7 +60,7 @@ class Scorer:
         transactions: Sequence[Transaction],
         started: Sequence[float],
         *,
-        traces: Mapping[int, Trace] = NO_TRACES,
+        trace: BatchTrace = NOT_TRACED,
         final: bool = True,
     ) -> Scores:
         """Score transactions in one pass of the model.
@@ -67,7 +68,7 @@ class Scorer:
         Args:
             transactions: at least one.
             started: for each, the `perf_counter()` of its call's start; `processing_time_ms` counts from there.
-            traces: of those transactions that have one, by their place.
+            trace: of those transactions that have one.
             final: whether what fails now gets no score; else it is tried again, and nothing is counted yet.
 
         Raises:
@@ -99,22 +100,24 @@ class Scorer:
             [p if p >= 0.5 else 1 - p for p in probabilities],
             [(end - start) * 1e3 for start in started],
             model.version,
-            datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            rfc3339(datetime.now(UTC)),
             self._replica_id,
         )
-        self._probability.observe_all(probabilities)
+        self._count(scores, model, end - begin, trace)
+        self._log.write(scores, trace)
+        return scores
+
+    def _count(self, scores: Scores, model: Model, seconds: float, trace: BatchTrace) -> None:
+        metrics, many = self._metrics, len(scores.transactions)
+        self._probability.observe_all(scores.probabilities)
         self._confidence.observe_all(scores.confidences)
-        self._duration.observe(end - begin, len(transactions))
+        self._duration.observe(seconds, many)
         if frauds := sum(scores.frauds):
             metrics.predictions.labels(model.version, "fraud").value += frauds
-        if frauds < len(transactions):
-            metrics.predictions.labels(model.version, "legitimate").value += len(transactions) - frauds
-        known = sum(map(model.featurizer.knows, [t.merchant_category for t in transactions]))
-        if known < len(transactions):
-            metrics.unknown_categories.labels().value += len(transactions) - known
-        for trace in traces.values():
-            if trace.sampled:
-                self._duration.exemplify(end - begin, trace.ids())
-                break  # all of a pass took equally long
-        self._log.write(scores, traces)
-        return scores
+        if frauds < many:
+            metrics.predictions.labels(model.version, "legitimate").value += many - frauds
+        known = sum(map(model.featurizer.knows, [t.merchant_category for t in scores.transactions]))
+        if known < many:
+            metrics.unknown_categories.labels().value += many - known
+        if ids := trace.exemplar():
+            self._duration.exemplify(seconds, ids)

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from fraudscale.config import TracingSettings
 from fraudscale.metrics import TraceMetrics
 from fraudscale.telemetry.logs import Logger
-from fraudscale.telemetry.tracing import Record, Tracer
+from fraudscale.telemetry.tracing import RecordSpans, Tracer
 
 FLUSH_SECONDS: Final = 1.0
 """Share of a stop that waiting spans may take to be sent."""
@@ -27,7 +27,7 @@ def start(
 ) -> Tracing:
     """Make the tracer, and begin to send if there is anywhere to send to."""
 
-    def tracer(record: Record | None) -> Tracer:
+    def tracer(record: RecordSpans | None) -> Tracer:
         return Tracer(settings.ratio, settings.trace_callers_per_second, record, Random())
 
     if settings.traces_endpoint is None:

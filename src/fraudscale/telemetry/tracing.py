@@ -80,14 +80,14 @@ class Span(NamedTuple):
     failed: bool = False
 
 
-Record = Callable[[Sequence[Span]], None]
+RecordSpans = Callable[[Sequence[Span]], None]
 """Takes spans that are over, at once and without an exception."""
 
 
 class Trace:
     """The part of a trace that happens here, for one request or record; one thread at a time uses it."""
 
-    __slots__ = ("caller", "here", "recorded", "sampled", "stages")
+    __slots__ = ("about", "caller", "failed", "here", "recorded", "sampled", "stages")
 
     def __init__(
         self, here: Context, caller: Context | None = None, *, sampled: bool = False, recorded: bool = False
@@ -105,6 +105,9 @@ class Trace:
         self.sampled = sampled
         self.recorded = recorded
         self.stages: list[Stage] = []
+        self.about: dict[str, Value] = {}
+        """Attributes of our span that are known before its end."""
+        self.failed = False
 
     def mark(self, name: str, started: float, ended: float) -> None:
         """Note a stage, to become a span below ours."""
@@ -116,7 +119,65 @@ class Trace:
         return {"trace_id": self.here.trace_id, "span_id": self.here.span_id}
 
 
-NO_TRACES: Final[Mapping[int, Trace]] = MappingProxyType({})
+class BatchTrace:
+    """The traces of transactions that are scored together, by their index; few batches have any.
+
+    A batch costs what its traced transactions cost: nothing here looks at the others.
+    """
+
+    __slots__ = ("traces",)
+
+    def __init__(self, traces: Mapping[int, Trace]) -> None:
+        self.traces = traces
+
+    def __bool__(self) -> bool:
+        return bool(self.traces)
+
+    def ids(self, index: int) -> dict[str, str]:
+        """What a log line about one transaction adds."""
+        trace = self.traces.get(index)
+        return trace.ids() if trace else {}
+
+    def headers(self, index: int) -> list[tuple[str, str | bytes | None]]:
+        """The W3C headers of a record that is made of one transaction."""
+        if (trace := self.traces.get(index)) is None:
+            return []
+        here = trace.here
+        traceparent: tuple[str, str] = ("traceparent", here.traceparent)
+        return [traceparent, ("tracestate", here.state)] if here.state else [traceparent]
+
+    def exemplar(self) -> dict[str, str]:
+        """The ids of a sampled trace, if there is one: all transactions of a pass took equally long."""
+        for trace in self.traces.values():
+            if trace.sampled:
+                return trace.ids()
+        return {}
+
+    def recorded(self) -> list[tuple[int, Trace]]:
+        """Those that get spans, with their index."""
+        return [(i, trace) for i, trace in self.traces.items() if trace.recorded]
+
+    def pick(self, indexes: Sequence[int]) -> "BatchTrace":
+        """Leave out all transactions but these, which are counted anew from 0."""
+        if not self.traces:
+            return self
+        found = ((new, self.traces.get(old)) for new, old in enumerate(indexes))
+        return BatchTrace({new: trace for new, trace in found if trace is not None})
+
+    def mark(self, name: str, started: float, ended: float) -> None:
+        """Note a stage that all of them went through together; one trace may have several transactions."""
+        for trace in {*self.traces.values()}:
+            trace.mark(name, started, ended)
+
+    def fail(self, index: int, attributes: Mapping[str, Value]) -> None:
+        """Note that a transaction gets no score, and why."""
+        trace = self.traces.get(index)
+        if trace is not None and trace.recorded:
+            trace.failed = True
+            trace.about.update(attributes)
+
+
+NOT_TRACED: Final = BatchTrace(MappingProxyType({}))
 
 
 class Tracer:
@@ -127,7 +188,7 @@ class Tracer:
     """
 
     def __init__(
-        self, ratio: float, callers_per_second: float, record: Record | None, random: Random
+        self, ratio: float, callers_per_second: float, record: RecordSpans | None, random: Random
     ) -> None:
         """Set it up.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring.records import Prediction, Transaction
 from fraudscale.scoring.scorer import PredictionFailed, Scorer
-from fraudscale.telemetry.tracing import Trace
+from fraudscale.telemetry.tracing import NOT_TRACED, BatchTrace, Trace
 from fraudscale.web.problems import Overloaded
 
 
@@ -64,10 +64,10 @@ class MicroBatcher:
             async with self._turn:
                 # What came during the last batch is read, and single transactions are scored.
                 await asyncio.sleep(0)
-                traces = {} if trace is None else dict.fromkeys(range(len(transactions)), trace)
-                scores = self._scorer.score(transactions, [started] * len(transactions), traces=traces)
-                if trace is not None:
-                    trace.mark("model", *self._scorer.last_pass)
+                many = len(transactions)
+                batch = NOT_TRACED if trace is None else BatchTrace(dict.fromkeys(range(many), trace))
+                scores = self._scorer.score(transactions, [started] * many, trace=batch)
+                batch.mark("model", *self._scorer.last_pass)
                 return scores.predictions()
         finally:
             self._batches -= 1
@@ -80,21 +80,22 @@ class MicroBatcher:
     def _score(self) -> None:
         transactions, started, futures = self._transactions, self._started, self._futures
         self._transactions, self._started, self._futures = [], [], []
-        traces, self._traces = self._traces, {}
+        trace = NOT_TRACED
+        if self._traces:
+            trace, self._traces = BatchTrace(self._traces), {}
         self._active.value -= len(futures)
         results: Sequence[Prediction | Exception]
         alone = len(futures) == 1
         try:
-            results = self._scorer.score(transactions, started, traces=traces, final=alone).predictions()
+            results = self._scorer.score(transactions, started, trace=trace, final=alone).predictions()
         except PredictionFailed as error:
             # one of them may break the model; the others are strangers to it
             each = enumerate(zip(transactions, started, strict=True))
-            results = [error] if alone else [self._score_alone(t, s, traces.get(i)) for i, (t, s) in each]
+            results = [error] if alone else [self._score_alone(t, s, trace.pick((i,))) for i, (t, s) in each]
         except Exception as error:  # each waiting request must get its answer
             results = [error] * len(futures)
         else:
-            for trace in traces.values():
-                trace.mark("model", *self._scorer.last_pass)
+            trace.mark("model", *self._scorer.last_pass)
         for future, result in zip(futures, results, strict=True):
             if future.done():
                 continue
@@ -104,10 +105,9 @@ class MicroBatcher:
                 future.set_result(result)
 
     def _score_alone(
-        self, transaction: Transaction, started: float, trace: Trace | None
+        self, transaction: Transaction, started: float, trace: BatchTrace
     ) -> Prediction | Exception:
-        traces = {} if trace is None else {0: trace}
         try:
-            return self._scorer.score([transaction], [started], traces=traces).predictions()[0]
+            return self._scorer.score([transaction], [started], trace=trace).predictions()[0]
         except Exception as error:  # as above
             return error

@@ -15,7 +15,7 @@ from fraudscale.scoring import model
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.records import Transaction
 from fraudscale.scoring.scorer import NoModel, PredictionFailed, Scorer
-from fraudscale.telemetry.tracing import Context, Trace
+from fraudscale.telemetry.tracing import BatchTrace, Context, Trace
 
 UNSAMPLED = Trace(Context("a" * 32, "b" * 16, sampled=False))
 NIGHT = Transaction("a", 5000.0, "crypto", 3, 6, 20, 10.0)
@@ -155,7 +155,7 @@ def test_each_prediction_is_one_line_of_json(make_artifact, tmp_path, metrics, c
 def test_a_line_names_the_trace_of_its_transaction(make_artifact, tmp_path, metrics, capfdbinary):
     scorer = Scorer(metrics, PredictionLog(LogSettings(log_format="json"), "serve"), "replica-1")
     scorer.install(load(make_artifact, tmp_path))
-    scorer.score([DAY, NIGHT, DAY], [time.perf_counter()] * 3, traces={1: UNSAMPLED})
+    scorer.score([DAY, NIGHT, DAY], [time.perf_counter()] * 3, trace=BatchTrace({1: UNSAMPLED}))
     plain, traced, _ = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     assert (traced["transaction_id"], traced["trace_id"], traced["span_id"]) == ("a", "a" * 32, "b" * 16)
     assert traced.keys() - plain.keys() == {"trace_id", "span_id"}
@@ -168,7 +168,7 @@ def test_in_a_sample_of_lines_each_keeps_its_own_trace(make_artifact, tmp_path, 
     ids = [f"{i:032x}" for i in range(1, 201)]
     traces = {i: Trace(Context(ids[i], "b" * 16, sampled=False)) for i in range(0, 200, 2)}
     transactions = [structs.replace(DAY, transaction_id=trace_id) for trace_id in ids]
-    scorer.score(transactions, [time.perf_counter()] * 200, traces=traces)
+    scorer.score(transactions, [time.perf_counter()] * 200, trace=BatchTrace(traces))
     lines = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
     assert 50 < len(lines) < 150
     for line in lines:
@@ -180,17 +180,17 @@ def test_a_line_for_a_terminal_names_its_trace_too(make_artifact, tmp_path, metr
     scorer = Scorer(metrics, PredictionLog(LogSettings(log_format="console"), "serve"), "replica-1")
     scorer.install(load(make_artifact, tmp_path))
     with structlog.testing.capture_logs() as lines:
-        scorer.score([DAY, NIGHT], [time.perf_counter()] * 2, traces={1: UNSAMPLED})
+        scorer.score([DAY, NIGHT], [time.perf_counter()] * 2, trace=BatchTrace({1: UNSAMPLED}))
     assert [line.get("trace_id") for line in lines] == [None, "a" * 32]
 
 
 def test_only_a_sampled_trace_is_the_example_of_a_pass(make_artifact, tmp_path, metrics, scorer):
     scorer.install(load(make_artifact, tmp_path))
     seconds = metrics.duration.labels()
-    scorer.score([DAY, NIGHT], [time.perf_counter()] * 2, traces={0: UNSAMPLED})
+    scorer.score([DAY, NIGHT], [time.perf_counter()] * 2, trace=BatchTrace({0: UNSAMPLED}))
     assert not seconds.exemplars
     sampled = Trace(Context("c" * 32, "d" * 16, sampled=True), sampled=True)
-    scorer.score([DAY, NIGHT], [time.perf_counter()] * 2, traces={0: UNSAMPLED, 1: sampled})
+    scorer.score([DAY, NIGHT], [time.perf_counter()] * 2, trace=BatchTrace({0: UNSAMPLED, 1: sampled}))
     (exemplar,) = seconds.exemplars.values()
     begin, end = scorer.last_pass
     assert exemplar.labels == sampled.ids()

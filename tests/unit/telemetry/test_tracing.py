@@ -6,7 +6,16 @@ from random import Random
 
 import pytest
 
-from fraudscale.telemetry.tracing import LONGEST_STATE, Context, Span, Trace, Tracer, parse
+from fraudscale.telemetry.tracing import (
+    LONGEST_STATE,
+    NOT_TRACED,
+    BatchTrace,
+    Context,
+    Span,
+    Trace,
+    Tracer,
+    parse,
+)
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -205,3 +214,44 @@ def test_without_an_endpoint_opentelemetry_is_not_imported():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+# --- what is scored together
+
+
+def traced(trace_id, state="", **more) -> Trace:
+    return Trace(Context(trace_id * 32, SPAN, sampled=True, state=state), **more)
+
+
+def test_a_batch_gives_each_transaction_its_own_trace():
+    batch = BatchTrace({1: traced("a"), 3: traced("b", "v=1")})
+    assert [batch.ids(i).get("trace_id") for i in range(4)] == [None, "a" * 32, None, "b" * 32]
+    assert batch.headers(0) == []
+    assert batch.headers(1) == [("traceparent", f"00-{'a' * 32}-{SPAN}-01")]
+    assert batch.headers(3) == [("traceparent", f"00-{'b' * 32}-{SPAN}-01"), ("tracestate", "v=1")]
+
+
+def test_a_part_of_a_batch_counts_anew():
+    picked = BatchTrace({1: traced("a"), 3: traced("b")}).pick([0, 3, 2])
+    assert [picked.ids(i).get("trace_id") for i in range(3)] == [None, "b" * 32, None]
+    assert NOT_TRACED.pick([0, 3]) is NOT_TRACED
+
+
+def test_a_request_of_many_transactions_has_each_stage_once():
+    one = traced("a", recorded=True)
+    BatchTrace({0: one, 1: one}).mark("model", 1.0, 2.0)
+    assert [stage.name for stage in one.stages] == ["model"]
+
+
+def test_only_a_sampled_trace_is_an_exemplar():
+    assert BatchTrace({0: traced("a")}).exemplar() == {}
+    assert BatchTrace({0: traced("a"), 1: traced("b", sampled=True)}).exemplar()["trace_id"] == "b" * 32
+
+
+def test_what_fails_is_noted_where_it_is_recorded():
+    kept, passed_on = traced("a", recorded=True), traced("b")
+    batch = BatchTrace({0: kept, 1: passed_on})
+    for i in range(3):
+        batch.fail(i, {"why": "x"})
+    assert (kept.failed, kept.about, passed_on.failed, passed_on.about) == (True, {"why": "x"}, False, {})
+    assert batch.recorded() == [(0, kept)]

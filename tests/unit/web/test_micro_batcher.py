@@ -7,7 +7,7 @@ import pytest
 
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring.scorer import PredictionFailed
-from fraudscale.telemetry.tracing import NO_TRACES
+from fraudscale.telemetry.tracing import NOT_TRACED
 from fraudscale.web.micro_batcher import MicroBatcher
 from fraudscale.web.problems import Overloaded
 
@@ -15,10 +15,12 @@ from fraudscale.web.problems import Overloaded
 class Recording:
     """A scorer that remembers its passes; a transaction `broken` fails, and one `poison` breaks the model."""
 
+    last_pass = (0.0, 0.0)
+
     def __init__(self):
         self.scored = []
 
-    def score(self, transactions, started, traces=NO_TRACES, final=True):
+    def score(self, transactions, started, trace=NOT_TRACED, final=True):
         assert len(transactions) == len(started)
         assert final or len(transactions) > 1
         self.scored.append(list(transactions))
