@@ -40,6 +40,10 @@ class TooLate(NoAnswer):
     """The server did not answer in time; it may have done what was asked."""
 
 
+class TooLarge(NoAnswer):
+    """The server answers more bytes than are taken."""
+
+
 class Answer(NamedTuple):
     """What a server said, whatever its status."""
 
@@ -145,7 +149,8 @@ class Server:
 
         Raises:
             TooLate: no whole answer in time.
-            NoAnswer: no connection, one that breaks off, or an answer that is too large.
+            TooLarge: it has more bytes than are taken.
+            NoAnswer: no connection, or one that breaks off.
         """
         limit = _Limit(seconds or self._seconds)
         content = bytearray()
@@ -153,7 +158,7 @@ class Server:
             for chunk in answer.chunks:
                 content += chunk
                 if len(content) > self._most:
-                    raise NoAnswer(f"{self.address} answers more than {self._most} bytes to {path}")
+                    raise TooLarge(f"{self.address} answers more than {self._most} bytes to {path}")
         return Answer(answer.status, answer.headers, bytes(content))
 
     @contextmanager

@@ -1,13 +1,11 @@
 """Prometheus, asked for the page: only what reads, bounded in time, in size and in number."""
 
 import re
-from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from threading import BoundedSemaphore
-from typing import Final, NamedTuple
-from urllib.parse import urlsplit
+from typing import Final
 
-from fraudscale.errors import FraudscaleError
+from fraudscale.net import NoAnswer, Server, TooLarge, TooLate
+from fraudscale.telemetry.small_server import JSON, Rejected, Reply
 
 ANSWER_BYTES: Final = 8 * 1024 * 1024
 TIMEOUT_SECONDS: Final = 10.0
@@ -20,37 +18,23 @@ READS: Final = re.compile(
 FORM: Final = "application/x-www-form-urlencoded"
 
 
-class Refused(FraudscaleError):
-    """Prometheus gave no answer that can be passed on; with the HTTP status to say so."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
-class Answer(NamedTuple):
-    status: int
-    body: bytes
-    """JSON."""
-
-
 class Prometheus:
     """One server; any thread may ask."""
 
-    def __init__(self, url: str, timeout: float = TIMEOUT_SECONDS, at_once: int = AT_ONCE) -> None:
+    def __init__(self, address: str, timeout: float = TIMEOUT_SECONDS, at_once: int = AT_ONCE) -> None:
         """Remember where it is; nothing is asked yet.
 
         Args:
-            url: of the server, such as http://127.0.0.1:9090.
-            timeout: seconds for connecting, and for each part of an answer.
+            address: of the server, such as http://127.0.0.1:9090; a path of it comes before all paths.
+            timeout: seconds for a whole answer.
             at_once: questions under way at most.
         """
-        self._url = urlsplit(url)
+        self._server = Server(address, seconds=timeout, most=ANSWER_BYTES)
         self._timeout = timeout
         self._turns = BoundedSemaphore(at_once)
 
-    def ask(self, method: str, path: str, query: str, form: bytes | None = None) -> Answer:
-        """Pass a question on.
+    def ask(self, method: str, path: str, query: str, form: bytes | None = None) -> Reply:
+        """Pass a question on, and nothing of its headers.
 
         Args:
             method: GET or POST.
@@ -59,35 +43,31 @@ class Prometheus:
             form: of a POST.
 
         Raises:
-            Refused: no such path, no answer, one that is too large, or too many questions.
+            Rejected: no such path, no answer, one that is too large, or too many questions.
         """
         if READS.fullmatch(path) is None:
-            raise Refused(404, f"{path} is not passed on: only queries, series, labels, alerts and rules are")
+            raise Rejected(
+                404, f"{path} is not passed on: only queries, series, labels, alerts and rules are"
+            )
         if not self._turns.acquire(timeout=self._timeout):
-            raise Refused(503, "too many questions to Prometheus are under way; try again")
+            raise Rejected(503, "too many questions to Prometheus are under way; try again")
         try:
             return self._asked(method, path + (f"?{query}" if query else ""), form)
         finally:
             self._turns.release()
 
-    def _asked(self, method: str, target: str, form: bytes | None) -> Answer:
-        kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
-        connection = kind(self._url.netloc, timeout=self._timeout)
-        headers: Mapping[str, str] = {"Content-Type": FORM} if form is not None else {}
+    def _asked(self, method: str, target: str, form: bytes | None) -> Reply:
+        headers = {} if form is None else {"content-type": FORM}
         try:
-            connection.request(method, self._url.path.rstrip("/") + target, form, headers)
-            response = connection.getresponse()
-            body = response.read(ANSWER_BYTES + 1)
-        except TimeoutError:
-            raise Refused(504, f"Prometheus did not answer within {self._timeout:g} s") from None
-        except (OSError, HTTPException) as error:
-            raise Refused(502, f"Prometheus does not answer at {self._url.geturl()}: {error}") from None
-        finally:
-            connection.close()
-        if len(body) > ANSWER_BYTES:
-            raise Refused(
+            answer = self._server.ask(method, target, body=form, headers=headers)
+        except TooLate:
+            raise Rejected(504, f"Prometheus did not answer within {self._timeout:g} s") from None
+        except TooLarge:
+            raise Rejected(
                 502, f"the answer is larger than {ANSWER_BYTES} bytes: ask for less time, or fewer series"
-            )
-        if "json" not in response.headers.get("Content-Type", ""):
-            raise Refused(502, f"Prometheus answered {response.status} and no JSON")
-        return Answer(response.status, body)
+            ) from None
+        except NoAnswer as error:
+            raise Rejected(502, f"Prometheus: {error}") from None
+        if "json" not in answer.headers.get("content-type", ""):
+            raise Rejected(502, f"Prometheus answered {answer.status} and no JSON")
+        return Reply(answer.status, JSON, answer.body)

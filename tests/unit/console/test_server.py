@@ -28,9 +28,9 @@ def serving(made):
         made.server_close()
 
 
-@pytest.fixture
-def recorder():
-    """A server in the place of Prometheus that tells what it was asked."""
+@pytest.fixture(scope="module")
+def in_its_place():
+    """A server in the place of Prometheus."""
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self):
@@ -48,23 +48,39 @@ def recorder():
             pass
 
     made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.asked = []
-    made.answers = 200, "application/json", b'{"status":"success"}'
     with serving(made):
         yield made
 
 
 @pytest.fixture
-def console(recorder, tmp_path):
+def recorder(in_its_place):
+    """Prometheus, which tells what it was asked in this test."""
+    in_its_place.asked = []
+    in_its_place.answers = 200, "application/json", b'{"status":"success"}'
+    return in_its_place
+
+
+@pytest.fixture(scope="module")
+def console(in_its_place, tmp_path_factory):
     """`console(method, path, body, **headers)` → status, headers, body."""
-    prometheus = Prometheus(f"http://127.0.0.1:{recorder.server_port}", timeout=2)
-    with serving(made(tmp_path, prometheus)) as running:
-        yield lambda *request, **headers: ask(running.server_address[1], *request, **headers)
+    prometheus = Prometheus(f"http://127.0.0.1:{in_its_place.server_port}", timeout=2)
+    with started(tmp_path_factory.mktemp("home"), prometheus) as port:
+        yield lambda *request, **headers: ask(port, *request, **headers)
 
 
 def made(home, prometheus, port=0):
     content = server.Console(server.pages(ROOT / "docs/runbooks"), DASHBOARD, home, prometheus)
-    return server.Server(port, content)
+    return server.create_server(port, content)
+
+
+@contextmanager
+def started(home, prometheus):
+    running = made(home, prometheus)
+    running.start()
+    try:
+        yield running.port
+    finally:
+        running.stop()
 
 
 def ask(port, method, path, body=None, **headers):
@@ -92,6 +108,13 @@ def test_a_form_is_passed_on_without_what_else_the_browser_sent(console, recorde
     ((method, path, form, headers),) = recorder.asked
     assert (method, path, form) == ("POST", "/api/v1/query_range", b"query=up")
     assert not {"Cookie", "Authorization"} & headers.keys()
+
+
+def test_a_path_of_prometheus_address_comes_before_all_others(recorder, tmp_path):
+    prometheus = Prometheus(f"http://127.0.0.1:{recorder.server_port}/prefix/", timeout=2)
+    with started(tmp_path, prometheus) as port:
+        assert ask(port, "GET", "/api/v1/query?query=up")[0] == 200
+    assert recorder.asked[0][:2] == ("GET", "/prefix/api/v1/query?query=up")
 
 
 @pytest.mark.parametrize(
@@ -135,9 +158,8 @@ def test_what_is_no_json_is_not_passed_on(console, recorder):
     assert b"script" not in body
 
 
-def test_an_answer_that_is_too_large_is_refused_with_the_remedy(console, recorder, monkeypatch):
-    monkeypatch.setattr(upstream, "ANSWER_BYTES", 100)
-    recorder.answers = 200, "application/json", b"1" * 101
+def test_an_answer_that_is_too_large_is_refused_with_the_remedy(console, recorder):
+    recorder.answers = 200, "application/json", b"1" * (upstream.ANSWER_BYTES + 1)
     status, _, body = console("GET", "/api/v1/query_range?query=up")
     assert status == 502
     assert "ask for less" in json.loads(body)["detail"]
@@ -157,30 +179,28 @@ def test_only_a_form_may_be_posted(console, recorder):
 def test_a_prometheus_that_is_down_is_told_and_the_page_still_comes(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    with serving(made(tmp_path, Prometheus(address))) as running:
-        status, _, body = ask(running.server_address[1], "GET", "/api/v1/alerts")
+    with started(tmp_path, Prometheus(address)) as port:
+        status, _, body = ask(port, "GET", "/api/v1/alerts")
         assert (status, json.loads(body)["title"]) == (502, "Bad Gateway")
         assert address in json.loads(body)["detail"]
-        assert ask(running.server_address[1], "GET", "/")[0] == 200
-        assert ask(running.server_address[1], "GET", "/readyz")[0] == 200
+        assert ask(port, "GET", "/")[0] == 200
+        assert ask(port, "GET", "/readyz")[0] == 200
 
 
 def test_a_prometheus_that_hangs_is_given_up(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         prometheus = Prometheus(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.1)
-        with serving(made(tmp_path, prometheus)) as running:
-            assert ask(running.server_address[1], "GET", "/api/v1/alerts")[0] == 504
+        with started(tmp_path, prometheus) as port:
+            assert ask(port, "GET", "/api/v1/alerts")[0] == 504
 
 
 def test_questions_that_do_not_get_their_turn_are_refused(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         busy = Prometheus(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3, at_once=1)
-        with serving(made(tmp_path, busy)) as running:
+        with started(tmp_path, busy) as port:
             answers = []
             threads = [
-                threading.Thread(
-                    target=lambda: answers.append(ask(running.server_address[1], "GET", "/api/v1/alerts")[0])
-                )
+                threading.Thread(target=lambda: answers.append(ask(port, "GET", "/api/v1/alerts")[0]))
                 for _ in range(6)
             ]
             for thread in threads:
@@ -269,8 +289,9 @@ def test_a_head_request_gets_no_body(console):
 
 
 def test_it_listens_on_this_machine_only(tmp_path):
-    with serving(made(tmp_path, Prometheus("http://127.0.0.1:1"))) as running:
-        assert running.server_address[0] == "127.0.0.1"
+    # Every address of 127.0.0.0/8 is this machine's; a server on all addresses would answer at 127.0.0.2 too.
+    with started(tmp_path, Prometheus("http://127.0.0.1:1")) as port, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), 5)
 
 
 def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path):

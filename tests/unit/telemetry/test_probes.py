@@ -1,9 +1,12 @@
 import http.client
 import json
 import socket
+import threading
+import time
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.registry import Collector
 
 from fraudscale.config import MetricsSettings, SettingsError
 from fraudscale.metrics import ModelMetrics
@@ -30,7 +33,7 @@ def answers(port):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request(method, path)
         answer = connection.getresponse()
-        result = answer.status, dict(answer.getheaders()), answer.read()
+        result = answer.status, answer.headers, answer.read()
         connection.close()
         return result
 
@@ -75,7 +78,7 @@ def test_head_has_the_length_of_the_body_and_no_body(answers, port):
     with socket.create_connection(("127.0.0.1", port), 5) as connection, connection.makefile("rb") as answer:
         connection.sendall(b"HEAD /livez HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
         content = answer.read()
-    assert b"Content-Length: 3\r\n" in content
+    assert b"content-length: 3\r\n" in content
     assert content.endswith(b"\r\n\r\n")
 
 
@@ -84,6 +87,39 @@ def test_allows_reading_only(answers, method):
     status, headers, body = answers(method, "/metrics")
     assert (status, headers["Allow"]) == (405, "GET, HEAD")
     assert json.loads(body)["status"] == 405
+
+
+def test_a_slow_scrape_holds_up_no_probe_and_no_stop(port):
+    """A collector that hangs must not have the process restarted, nor keep it from stopping."""
+    begun, done = threading.Event(), threading.Event()
+
+    class Slow(Collector):
+        def describe(self):
+            return []
+
+        def collect(self):
+            begun.set()
+            done.wait(60)
+            return []
+
+    registry = CollectorRegistry()
+    registry.register(Slow())
+    server = OpsServer(MetricsSettings(metrics_port=port), registry, lambda: None)
+    server.start()
+    scrape = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    scrape.request("GET", "/metrics")
+    assert begun.wait(60)
+    probe = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    probe.request("GET", "/livez")
+    assert probe.getresponse().status == 200
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 30
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5)
+    done.set()
+    scrape.close()
+    probe.close()
 
 
 def test_names_the_setting_when_its_port_is_taken():
