@@ -40,7 +40,7 @@ class TooLate(NoAnswer):
     """The server did not answer in time; it may have done what was asked."""
 
 
-class TooLarge(NoAnswer):
+class AnswerTooLarge(NoAnswer):
     """The server answers more bytes than are taken."""
 
 
@@ -149,7 +149,7 @@ class Server:
 
         Raises:
             TooLate: no whole answer in time.
-            TooLarge: it has more bytes than are taken.
+            AnswerTooLarge: it has more bytes than are taken.
             NoAnswer: no connection, or one that breaks off.
         """
         limit = _Limit(seconds or self._seconds)
@@ -158,7 +158,7 @@ class Server:
             for chunk in answer.chunks:
                 content += chunk
                 if len(content) > self._most:
-                    raise TooLarge(f"{self.address} answers more than {self._most} bytes to {path}")
+                    raise AnswerTooLarge(f"{self.address} answers more than {self._most} bytes to {path}")
         return Answer(answer.status, answer.headers, bytes(content))
 
     @contextmanager

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fraudscale.net import Answer, NoAnswer, Server, TooLarge, TooLate, basic_auth
+from fraudscale.net import Answer, AnswerTooLarge, NoAnswer, Server, TooLate, basic_auth
 
 
 class Peer(ThreadingHTTPServer):
@@ -223,7 +223,7 @@ def test_a_body_that_is_too_large_is_given_up(one, chunked):
     one.paths["/"] = endless
     with (
         Server(one.at, seconds=5, most=100_000) as server,
-        pytest.raises(TooLarge, match=f"http://{one.at} answers more than 100000 bytes to /"),
+        pytest.raises(AnswerTooLarge, match=f"http://{one.at} answers more than 100000 bytes to /"),
     ):
         server.ask("GET", "/")
 

@@ -4,7 +4,7 @@ import re
 from threading import BoundedSemaphore
 from typing import Final
 
-from fraudscale.net import NoAnswer, Server, TooLarge, TooLate
+from fraudscale.net import AnswerTooLarge, NoAnswer, Server, TooLate
 from fraudscale.telemetry.small_server import JSON, Rejected, Reply
 
 ANSWER_BYTES: Final = 8 * 1024 * 1024
@@ -62,7 +62,7 @@ class Prometheus:
             answer = self._server.ask(method, target, body=form, headers=headers)
         except TooLate:
             raise Rejected(504, f"Prometheus did not answer within {self._timeout:g} s") from None
-        except TooLarge:
+        except AnswerTooLarge:
             raise Rejected(
                 502, f"the answer is larger than {ANSWER_BYTES} bytes: ask for less time, or fewer series"
             ) from None
