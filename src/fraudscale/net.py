@@ -1,6 +1,7 @@
 """The one HTTP client for what we ask of other servers.
 
-Nothing is read from the environment: a proxy that is set for a person's browser must not see loopback or a registry.
+Proxies of the environment are used where it is asked for: they are meant for the internet, and must not see loopback or a
+registry.
 """
 
 import base64
@@ -14,7 +15,8 @@ from http.client import HTTPResponse
 from time import monotonic
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit, urlunsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -90,6 +92,7 @@ class Server:
         seconds: float,
         headers: Mapping[str, str] | None = None,
         most: int = LARGEST_ANSWER,
+        proxies: bool = False,
     ) -> None:
         """Prepare, without connecting.
 
@@ -98,6 +101,7 @@ class Server:
             seconds: limit of a whole exchange, redirects and body included.
             headers: of every request; another host that a redirect leads to does not get them.
             most: bytes that an answer may have.
+            proxies: whether `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` hold.
         """
         url = urlsplit(address if "://" in address else f"http://{address}")
         self.address = urlunsplit((url.scheme, url.netloc.rpartition("@")[2], url.path.rstrip("/"), "", ""))
@@ -112,7 +116,14 @@ class Server:
             redirect=REDIRECTS,
             remove_headers_on_redirect=Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT | self._headers.keys(),
         )
-        self._pool = urllib3.PoolManager(maxsize=KEPT_OPEN, retries=retries)
+        proxy = _proxy(url) if proxies else None
+        self._pool = (
+            urllib3.ProxyManager(
+                proxy.geturl(), maxsize=KEPT_OPEN, retries=retries, proxy_headers=_proxy_headers(proxy)
+            )
+            if proxy
+            else urllib3.PoolManager(maxsize=KEPT_OPEN, retries=retries)
+        )
         self._pool.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
 
     def __enter__(self) -> Self:
@@ -231,6 +242,19 @@ class Server:
 def basic_auth(username: str, password: str) -> str:
     """Return the header `Authorization` of RFC 7617."""
     return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
+
+
+def _proxy(url: SplitResult) -> SplitResult | None:
+    address = getproxies().get(url.scheme)
+    if not address or proxy_bypass(url.hostname or ""):
+        return None
+    return urlsplit(address if "://" in address else f"http://{address}")
+
+
+def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    return {"Proxy-Authorization": basic_auth(unquote(proxy.username), unquote(proxy.password or ""))}
 
 
 class _Limit(Timeout):

@@ -322,6 +322,19 @@ def test_proxies_of_the_environment_are_not_used(one, monkeypatch):
     assert ask(one.at).status == 200
 
 
+@pytest.mark.parametrize(("without", "through"), [("", 1), ("127.0.0.1", 0)])
+def test_proxies_of_the_environment_are_used_where_it_is_asked_for(one, monkeypatch, without, through):
+    with peer() as proxy:
+        monkeypatch.setenv("http_proxy", f"http://ann:se%3Acret@{proxy.at}")
+        monkeypatch.setenv("no_proxy", without)
+        with Server(one.at, seconds=5, proxies=True) as server:
+            assert server.ask("GET", "/x").status == 200
+    assert [seen[1] for seen in proxy.seen] == [f"http://{one.at}/x"] * through
+    assert len(one.seen) == 1 - through
+    sent = [seen[2].get("Proxy-Authorization") for seen in proxy.seen]
+    assert sent == [basic_auth("ann", "se:cret")] * through
+
+
 def test_a_stream_gives_chunks_as_they_come_and_has_time_for_each():
     whole = b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 60
     with (

@@ -13,24 +13,22 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from ctypes import CDLL, RTLD_GLOBAL
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
-from urllib.error import HTTPError
 
 from fraudscale.config import KafkaMode, LocalSettings
 from fraudscale.errors import FraudscaleError
 from fraudscale.local.components import grafana
 from fraudscale.local.components.grafana import Grafana
+from fraudscale.net import NoAnswer, Server
 
 KAFKA_VERSIONS: Final[Mapping[KafkaMode, str]] = {"kraft": "4.3.1", "zookeeper": "3.9.2"}
 """3.9 is the last line of Kafka that runs with ZooKeeper; the list of its jars brings ZooKeeper too."""
@@ -508,17 +506,19 @@ def _download(url: str, folder: Path, digest: str) -> int:
 
 
 def _get(url: str, attempts: int = HTTP_ATTEMPTS) -> bytes:
+    cause: Exception | None = None
     try:
-        with urllib.request.urlopen(url, timeout=HTTP_TIMEOUT_SECONDS) as answer:  # noqa: S310 an address from the settings
-            return answer.read()  # type: ignore[no-any-return]
-    except HTTPError as error:
-        error.close()
-        cause: Exception = error
-        final = error.code < HTTPStatus.INTERNAL_SERVER_ERROR
-    except (OSError, HTTPException) as error:
-        cause, final = error, False
+        with (
+            Server(url, seconds=HTTP_TIMEOUT_SECONDS, proxies=True) as server,
+            server.stream("GET", "") as answer,
+        ):
+            if answer.status == HTTPStatus.OK:
+                return b"".join(answer.chunks)
+        reason, final = f"HTTP {answer.status}", answer.status < HTTPStatus.INTERNAL_SERVER_ERROR
+    except NoAnswer as error:
+        cause, reason, final = error, str(error), False
     if final or attempts == 1:
-        remedy = f"can't download it ({cause}); check the network, or set MAVEN_REPOSITORY to a mirror"
+        remedy = f"can't download it ({reason}); check the network, or set MAVEN_REPOSITORY to a mirror"
         raise MissingComponent(url, remedy) from cause
     time.sleep(1)
     return _get(url, attempts - 1)
