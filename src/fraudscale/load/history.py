@@ -1,13 +1,12 @@
 """What Prometheus saw during a run: the queue and the replicas over time. Without a Prometheus there is none of it."""
 
 from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from typing import Final, NamedTuple
-from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
 from fraudscale import metrics
+from fraudscale.net import NoAnswer, Server
 
 STEP_SECONDS: Final = 5
 """As often as replicas are scraped."""
@@ -57,18 +56,14 @@ def history(prometheus: str | None, began: float, ended: float, *, topic: str, g
 
 def series(prometheus: str, query: str, began: float, ended: float, step: float) -> Points:
     """Ask for one series, a point every `step` seconds; empty where nothing is known."""
-    parameters = urlencode({"query": query, "start": began, "end": ended, "step": step})
-    connection = HTTPConnection(urlsplit(prometheus).netloc, timeout=ASK_SECONDS)
+    asked = {"query": query, "start": began, "end": ended, "step": step}
     try:
-        connection.request("GET", f"/api/v1/query_range?{parameters}")
-        response = connection.getresponse()
-        body = response.read()
-        if response.status != HTTPStatus.OK:
+        with Server(prometheus, seconds=ASK_SECONDS) as server:
+            answer = server.ask("GET", "/api/v1/query_range", query=asked)
+        if answer.status != HTTPStatus.OK:
             return Points([], [])
-        found = msgspec.json.decode(body, type=_Answer).data.result
-    except (OSError, HTTPException, msgspec.DecodeError):  # a picture with a panel less, and no lost report
+        found = msgspec.json.decode(answer.body, type=_Answer).data.result
+    except (NoAnswer, msgspec.DecodeError):  # a picture with a panel less, and no lost report
         return Points([], [])
-    finally:
-        connection.close()
     pairs = found[0].values if found else []
     return Points([round(at - began, 1) for at, _ in pairs], [float(value) for _, value in pairs])

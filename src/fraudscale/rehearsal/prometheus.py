@@ -1,14 +1,15 @@
 """What really happened, asked of Prometheus: CPU, memory and replicas of the job `ml-model` as a trace."""
 
-import http.client
 import math
-from typing import Annotated, Any, Final
-from urllib.parse import urlencode, urlsplit
+from collections.abc import Mapping
+from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from fraudscale.errors import FraudscaleError
+from fraudscale.net import NoAnswer, Server
 from fraudscale.rehearsal.trace import LoadTrace, Segment, Setup, TraceError, of_load
 
 ASK_SECONDS: Final = 30.0
@@ -72,26 +73,23 @@ def _ask(url: str, query: str, start: float, end: float, step: float) -> dict[fl
     while start < end:
         last = min(end, start + (MAX_POINTS - 1) * step)
         asked = {"query": query, "start": start, "end": last, "step": step}
-        answer = _get(url, f"/api/v1/query_range?{urlencode(asked)}")
+        answer = _get(url, asked)
         for series in answer.result:
             values |= {t: float(v) for t, v in series.values if math.isfinite(float(v))}
         start = last + step
     return values
 
 
-def _get(url: str, path: str) -> _Data:
+def _get(url: str, query: Mapping[str, object]) -> _Data:
     address = urlsplit(url)
     if address.scheme not in {"http", "https"} or not address.hostname:
         raise TraceError("--from-prometheus", url, "is not an address such as http://127.0.0.1:9090")
-    kind: Any = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    connection = kind(address.netloc, timeout=ASK_SECONDS)
     try:
-        connection.request("GET", address.path.rstrip("/") + path)
-        answer = msgspec.json.decode(connection.getresponse().read(), type=_Answer)
-    except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+        with Server(url, seconds=ASK_SECONDS) as server:
+            answer = server.ask("GET", "/api/v1/query_range", query=query)
+        said = msgspec.json.decode(answer.body, type=_Answer)
+    except (NoAnswer, msgspec.DecodeError) as error:
         raise PrometheusUnavailable(f"{url} gave no answer: {error}; is Prometheus there?") from error
-    finally:
-        connection.close()
-    if answer.data is None:
-        raise PrometheusUnavailable(f"{url} refused the question: {answer.error}")
-    return answer.data
+    if said.data is None:
+        raise PrometheusUnavailable(f"{url} refused the question: {said.error}")
+    return said.data
