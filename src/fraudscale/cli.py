@@ -100,9 +100,9 @@ def status(as_json: AsJson = False) -> None:
     """Tell what runs. The exit code is 0 only if all of it is ready."""
     import msgspec
 
-    from fraudscale.local.supervisor import state
+    from fraudscale.local import running
 
-    found = state.examine(LocalSettings.read().fraudscale_home)
+    found = running.examine(LocalSettings.read().fraudscale_home)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(found)).decode())
     elif not found.components:

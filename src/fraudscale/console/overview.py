@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
+from fraudscale import clock
+from fraudscale.local import running
 from fraudscale.local.supervisor import state
 from fraudscale.local.supervisor.machine import last_lines
 
@@ -44,9 +46,9 @@ class Overview(msgspec.Struct, frozen=True):
 
 def look(home: Path) -> Overview:
     """Look at the platform of a home folder."""
-    status = state.examine(home)
+    status = running.examine(home)
     return Overview(
-        at=state.timestamp(datetime.now(UTC)),
+        at=clock.rfc3339(datetime.now(UTC), "seconds"),
         ready=status.ready,
         components=status.components,
         replicas=status.replicas,
@@ -58,7 +60,7 @@ def look(home: Path) -> Overview:
 
 
 def _model(entry: str) -> dict[str, Any] | None:
-    answer = state.get_json(entry, "/model") if entry else None
+    answer = running.get_json(entry, "/model") if entry else None
     if not isinstance(answer, dict) or "version" not in answer:
         return None
     return {name: answer[name] for name in _MODEL if name in answer}

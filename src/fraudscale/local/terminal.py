@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
-from urllib.parse import quote
 
 import msgspec
 from rich.console import Console
@@ -19,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 
 from fraudscale import metrics
-from fraudscale.local.supervisor.state import get_json
+from fraudscale.local.running import get_json
 from fraudscale.local.supervisor.supervise import Event, Slot, State
 
 TAIL_SECONDS: Final = 0.5
@@ -227,10 +226,9 @@ def prometheus_figures(endpoint: str) -> Figures:
     union = " or ".join(
         f'label_replace({query}, "figure", "{name}", "", "")' for name, query in _QUERIES.items()
     )
-    path = f"/api/v1/query?query={quote(union)}"
 
     def ask() -> Mapping[str, float]:
-        answer = get_json(endpoint, path)
+        answer = get_json(endpoint, "/api/v1/query", {"query": union})
         rows = answer["data"]["result"] if isinstance(answer, dict) else []
         return {row["metric"]["figure"]: float(row["value"][1]) for row in rows if row["value"][1] != "NaN"}
 

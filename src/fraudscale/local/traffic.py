@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from http.client import HTTPConnection, HTTPException
+from http import HTTPStatus
 from typing import Final
 
 from fraudscale.config import KafkaSettings, LogSettings
 from fraudscale.kafka.client import BrokerUnavailable
 from fraudscale.kafka.send import Sender
+from fraudscale.net import NoAnswer, Server
 from fraudscale.scoring import codec
 from fraudscale.scoring.records import Transaction
 from fraudscale.synthetic import SyntheticTransactions
@@ -82,9 +83,9 @@ class Door:
     def send(self, transaction: Transaction) -> None:
         try:
             self._send(transaction)
-        except (OSError, HTTPException, BrokerUnavailable) as error:
+        except (NoAnswer, BrokerUnavailable) as error:
             if not self._failed:
-                self._log.warning("traffic_failing", door=self._name, reason=str(error) or repr(error))
+                self._log.warning("traffic_failing", door=self._name, reason=str(error))
             self._failed += 1
         else:
             if self._failed:
@@ -96,29 +97,20 @@ class HttpSender:
     """Posts to `/predict` over one connection, which it makes anew when it breaks."""
 
     def __init__(self, url: str) -> None:
-        self._connection = HTTPConnection(
-            url.removeprefix("http://").rstrip("/"), timeout=HTTP_TIMEOUT_SECONDS
-        )
+        self._server = Server(url, seconds=HTTP_TIMEOUT_SECONDS, headers={"Content-Type": "application/json"})
 
     def send(self, transaction: Transaction) -> None:
         """Send one.
 
         Raises:
-            OSError, HTTPException: no answer, or not 200.
+            NoAnswer: none in time, or not 200.
         """
-        body = codec.encode_transaction(transaction)
-        try:
-            self._connection.request("POST", "/predict", body, {"Content-Type": "application/json"})
-            response = self._connection.getresponse()
-            response.read()
-        except (OSError, HTTPException):
-            self.close()
-            raise
-        if response.status != 200:
-            raise HTTPException(f"answer {response.status}")
+        answer = self._server.ask("POST", "/predict", body=codec.encode_transaction(transaction))
+        if answer.status != HTTPStatus.OK:
+            raise NoAnswer(f"answer {answer.status}")
 
     def close(self) -> None:
-        self._connection.close()
+        self._server.close()
 
 
 def _to_topic(sender: Sender, topic: str) -> Callable[[Transaction], None]:

@@ -13,10 +13,12 @@ from typing import Any, Final, Self
 import msgspec
 from rich.console import Console
 
+from fraudscale import clock
 from fraudscale.alerting import alertmanager, rules
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.errors import FraudscaleError
 from fraudscale.hpa import ManifestError
+from fraudscale.local import running
 from fraudscale.local.components import blueprint as assembly
 from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.down import clean
@@ -107,7 +109,7 @@ class Platform:
         self._home = blueprint.home
         self._logs = self._home / "logs"
         self._started_at = datetime.now(UTC)
-        self._follower = wish.Follower(self._home, state.timestamp(self._started_at))
+        self._follower = wish.Follower(self._home, clock.rfc3339(self._started_at, "seconds"))
         self._wished = MIN_REPLICAS
         self._model = state.ModelInUse()
         self._written: state.Status | None = None
@@ -178,7 +180,7 @@ class Platform:
     # What is told to people.
 
     def _announce(self) -> None:
-        self._model = state.model_at(self._entry) or self._model
+        self._model = running.model_at(self._entry) or self._model
         seconds = time.monotonic() - self._began
         for line in banner(self._blueprint, self._slots(), self._model, seconds):
             self._terminal.say(line)
@@ -205,7 +207,7 @@ class Platform:
             self._terminal.stamped("supervisor", f"{event.kind}  part={event.component}  {fields}", style)
 
     def _figures(self) -> Mapping[str, float]:
-        self._model = state.model_at(self._entry) or self._model
+        self._model = running.model_at(self._entry) or self._model
         return prometheus_figures(self._blueprint.prometheus)()
 
     # What is told to programs.

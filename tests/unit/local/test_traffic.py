@@ -1,12 +1,12 @@
 """Sample traffic: an even pace without drift, valid transactions, errors that are told once."""
 
 import threading
-from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from fraudscale.local.traffic import CATCH_UP_SECONDS, Door, HttpSender, Pace, Source
+from fraudscale.net import NoAnswer
 from fraudscale.scoring import codec
 from fraudscale.synthetic import SyntheticTransactions
 
@@ -95,13 +95,13 @@ def test_the_http_door_keeps_its_connection(source, entry):
 def test_another_answer_than_200_is_a_failure(source, entry):
     entry.status = 503
     sender = HttpSender(entry.url)
-    with pytest.raises(HTTPException, match="503"):
+    with pytest.raises(NoAnswer, match="503"):
         sender.send(source.next())
     sender.close()
 
 
 def test_a_door_tells_when_it_begins_to_fail_and_when_it_is_back(source):
-    answers, log = iter([OSError("refused"), OSError("refused"), None]), Log()
+    answers, log = iter([NoAnswer("refused"), NoAnswer("refused"), None]), Log()
 
     def send(_):
         if error := next(answers):

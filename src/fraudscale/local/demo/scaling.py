@@ -191,7 +191,7 @@ class Demo:
             # What the sample traffic sends nobody would count.
             env = {"TRAFFIC": "0", "TIME_SCALE": str(self._scale)}
             self._start(stack, self._child("up", ("up",), None, env))
-            if not self._until(lambda: state.examine(self._home).ready, UP_SECONDS):
+            if not self._until(lambda: running.examine(self._home).ready, UP_SECONDS):
                 raise DemoFailed(f"the platform was not ready within {UP_SECONDS:.0f} s")
             self._say(f"waiting for {self._rest_syncs} quiet syncs")
             if not self._until(self._rests, self._way_seconds):

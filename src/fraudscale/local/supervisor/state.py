@@ -7,8 +7,6 @@ import fcntl
 import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from http import HTTPStatus
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -16,6 +14,7 @@ from typing import Final, Self
 import msgspec
 import psutil
 
+from fraudscale import clock, files
 from fraudscale.errors import FraudscaleError
 from fraudscale.local.supervisor.supervise import Slot, State
 
@@ -168,52 +167,9 @@ def read(home: Path) -> Status | None:
         return None
 
 
-def examine(home: Path) -> Status:
-    """Read `run/status.json` and doubt it: a file whose supervisor is gone says that nothing is ready.
-
-    The model is asked for at the entry, since the file may be older than the last swap.
-    """
-    status = read(home)
-    if status is None or status.supervisor is None or not status.supervisor.lives():
-        return Status(ready=False)
-    ready = status.ready and all(process.lives() for process in status.processes)
-    return msgspec.structs.replace(status, ready=ready, model=model_at(status.entry) or status.model)
-
-
-def model_at(entry: str) -> ModelInUse | None:
-    """Ask an entry (HOST:PORT or URL) which model it scores with; None without an answer within a second."""
-    answer = get_json(entry, "/model") if entry else None
-    if not isinstance(answer, dict) or "version" not in answer:
-        return None
-    return ModelInUse(str(answer["version"]), str(answer.get("alias", "")) or None)
-
-
-def get_json(address: str, path: str, timeout: float = 1.0) -> object:
-    """Return the JSON that `path` of an address (HOST:PORT or URL) answers with 200; None for anything else."""
-    connection = HTTPConnection(address.removeprefix("http://").rstrip("/"), timeout=timeout)
-    try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read()
-        return msgspec.json.decode(body) if response.status == HTTPStatus.OK else None
-    except (OSError, HTTPException, msgspec.DecodeError):
-        return None
-    finally:
-        connection.close()
-
-
 def write(home: Path, status: Status) -> None:
     """Replace `run/status.json`; a reader sees the old or the new one, never a half."""
-    path = status_path(home)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".json.new")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(status), indent=2))
-    draft.replace(path)
-
-
-def timestamp(at: datetime) -> str:
-    """RFC 3339 in UTC, to the second."""
-    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    files.replace(status_path(home), msgspec.json.format(msgspec.json.encode(status), indent=2))
 
 
 def describe(
@@ -243,7 +199,7 @@ def describe(
         replicas=_replicas(slots),
         model=model,
         jobs={slot.component.name: slot.state.value for slot in single if slot.component.once},
-        started_at=timestamp(started_at),
+        started_at=clock.rfc3339(started_at, "seconds"),
         supervisor=identify("supervisor", os.getpid()),
         processes=[identify(slot.component.name, slot.pid) for slot in slots if slot.pid],
         ports=dict(ports),

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import psutil
 import pytest
 
+from fraudscale.local import running
 from fraudscale.local.down import down
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
@@ -98,14 +99,14 @@ def test_a_file_whose_supervisor_is_gone_says_that_nothing_is_ready(tmp_path):
     with sleeping() as gone:
         stale = state.identify("supervisor", gone.pid)
     state.write(tmp_path, state.Status(ready=True, supervisor=stale))
-    assert state.examine(tmp_path) == state.Status(ready=False)
+    assert running.examine(tmp_path) == state.Status(ready=False)
 
 
 def test_a_part_that_died_a_moment_ago_is_not_believed_to_be_ready(tmp_path):
     with sleeping() as child:
         state.write(tmp_path, described(slot("kafka", pid=child.pid)))
-        assert state.examine(tmp_path).ready
-    assert not state.examine(tmp_path).ready
+        assert running.examine(tmp_path).ready
+    assert not running.examine(tmp_path).ready
 
 
 def test_a_later_process_with_the_same_number_is_another_one():
@@ -115,7 +116,7 @@ def test_a_later_process_with_the_same_number_is_another_one():
 
 
 def test_an_entry_that_does_not_answer_has_no_model():
-    assert state.model_at("http://127.0.0.1:9") is None
+    assert running.model_at("http://127.0.0.1:9") is None
 
 
 def test_a_second_lock_says_who_runs_since_when_and_where(tmp_path):
