@@ -83,6 +83,17 @@ def test_every_page_is_reached_from_the_readme():
     assert set(PAGES) - reached == set()
 
 
+def test_every_decision_is_listed_with_its_title():
+    folder = ROOT / "docs/decisions"
+    listed = re.findall(
+        r"^\| \[\d+\]\((.*?)\) \| (.*?)(?: \(superseded .*\))? \|$",
+        (folder / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    titles = [(path.name, path.read_text().splitlines()[0]) for path in sorted(folder.glob("0*.md"))]
+    assert listed == [(name, re.sub(r"^# \d+\. ", "", title)) for name, title in titles]
+
+
 def test_the_readme_says_how_much_there_is_to_read():
     text = (ROOT / "README.md").read_text()
     patterns = re.search(r"cat (.*) \| wc -l", text)[1].split()
