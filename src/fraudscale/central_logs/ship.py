@@ -28,7 +28,7 @@ from fraudscale.config import CentralLogSettings, LogSettings, MetricsSettings
 from fraudscale.errors import FraudscaleError
 from fraudscale.metrics import LogShippingMetrics, process_registry
 from fraudscale.telemetry import logs
-from fraudscale.telemetry.logs import Logger, Seldom
+from fraudscale.telemetry.logs import Logger, LogLimiter
 from fraudscale.telemetry.probes import OpsServer
 
 PAUSE_SECONDS: Final = 0.5
@@ -76,7 +76,7 @@ class Shipper:
         self._metrics = metrics
         self._log = log
         self._wait = wait
-        self._seldom = Seldom(10)
+        self._log_limiter = LogLimiter(10)
         self._refused = 0
         self._failures = 0
         self._away_since: float | None = None
@@ -116,7 +116,7 @@ class Shipper:
             try:
                 return work()
             except OSError as error:
-                if self._seldom.due("positions"):
+                if self._log_limiter.allows("positions"):
                     self._log.error("log_positions_not_written", error=str(error))
                 self._pause(DISK_SECONDS)
 
@@ -147,7 +147,7 @@ class Shipper:
                 self._store.delete(index)
                 self._log.info("log_index_deleted", index=index, reason=reason)
         except (StoreUnavailable, StoreRefused) as error:
-            if self._seldom.due("tidy"):
+            if self._log_limiter.allows("tidy"):
                 self._log.warning("log_indices_not_tidied", error=str(error))
 
     # A batch.
@@ -212,7 +212,7 @@ class Shipper:
         if one.refused == NOT_JSON:  # other people's programs write text; that is no warning
             return
         self._refused += 1
-        if self._seldom.due("refused"):
+        if self._log_limiter.allows("refused"):
             self._log.warning(
                 "log_lines_refused", count=self._refused, file=one.line.file, reason=one.refused
             )

@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 
 from fraudscale.config import KafkaSettings
 from fraudscale.errors import FraudscaleError
-from fraudscale.telemetry.logs import Logger, Seldom
+from fraudscale.telemetry.logs import Logger, LogLimiter
 
 ASK_SECONDS: Final = 3.0
 """Limit of one question to the broker."""
@@ -66,11 +66,11 @@ class _ClientLog(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seldom = Seldom(60)
+        self._log_limiter = LogLimiter(60)
 
     def filter(self, record: logging.LogRecord) -> bool:
         facility = record.args[0] if isinstance(record.args, tuple) and record.args else record.msg
-        return self._seldom.due(str(facility))
+        return self._log_limiter.allows(str(facility))
 
 
 _client_log: Final = logging.getLogger("kafka.client")

@@ -19,7 +19,7 @@ from fraudscale.kafka.headers import (
     source_of,
 )
 from fraudscale.kafka.messages import Header, Output, Record
-from fraudscale.telemetry.logs import Logger, Seldom
+from fraudscale.telemetry.logs import Logger, LogLimiter
 from fraudscale.telemetry.tracing import Trace
 
 LONGEST_DETAIL: Final = 500
@@ -83,7 +83,7 @@ class DeadLetterLog:
 
     def __init__(self, log: Logger) -> None:
         self._log = log
-        self._seldom = Seldom(LOG_SECONDS)
+        self._log_limiter = LogLimiter(LOG_SECONDS)
         self._count = 0
         self._first: DeadLetter | None = None
 
@@ -91,7 +91,7 @@ class DeadLetterLog:
         if letters:
             self._count += len(letters)
             self._first = self._first or letters[0]
-        if self._first is not None and self._seldom.due(""):
+        if self._first is not None and self._log_limiter.allows(""):
             self.flush()
 
     def flush(self) -> None:

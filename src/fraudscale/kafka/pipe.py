@@ -31,7 +31,7 @@ from fraudscale.kafka.messages import Batch, Output, Record, records_of
 from fraudscale.kafka.protocol import LONGEST_SESSION_MS, SESSION_MS, group_version, session_timeout_ms
 from fraudscale.kafka.transactions import sweep, transactional_producer
 from fraudscale.metrics import KafkaMetrics
-from fraudscale.telemetry.logs import Logger, Seldom
+from fraudscale.telemetry.logs import Logger, LogLimiter
 
 LINGER_SECONDS: Final = 0.002
 """How long a batch waits for one more record when nothing is being committed: calm readers shouldn't wait."""
@@ -98,7 +98,7 @@ class Pipe:
         self._link = link
         self._log = log
         self._on_owned = on_owned
-        self._seldom = Seldom(60)
+        self._log_limiter = LogLimiter(60)
         self._deadline = float("inf")
         self._consumer: Consumer | None = None
         self._producer: Producer | None = None
@@ -364,7 +364,7 @@ class Pipe:
 
     def _complain(self, error: KafkaError) -> None:
         self._fatal = self._fatal or error.fatal()
-        if self._seldom.due(error.name()):
+        if self._log_limiter.allows(error.name()):
             self._log.warning("kafka_error", code=error.name(), reason=error.str())
 
     # --- writing

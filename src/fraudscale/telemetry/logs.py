@@ -35,16 +35,18 @@ def set_up(settings: LogSettings, *, replica_id: str | None = None, process: str
         structlog.configure(
             processors=[*shared, _render_json],
             wrapper_class=structlog.make_filtering_bound_logger(level),
+            # Bytes from the encoder to the file: a text layer would encode each line once more.
             logger_factory=structlog.BytesLoggerFactory(stdout),  # type: ignore[arg-type]
             cache_logger_on_first_use=True,
         )
     else:
         structlog.configure(
-            processors=[*shared[:-1], structlog.dev.ConsoleRenderer()],
+            processors=[*shared[:-1], structlog.dev.ConsoleRenderer()],  # which draws tracebacks itself
             wrapper_class=structlog.make_filtering_bound_logger(level),
             logger_factory=structlog.PrintLoggerFactory(),
             cache_logger_on_first_use=True,
         )
+    # Libraries say much that helps nobody below a warning. `force`: one that was imported may have set up its own.
     logging.basicConfig(handlers=[_ToStructlog()], level=max(level, logging.WARNING), force=True)
     context = {"process": process} | ({"replica_id": replica_id} if replica_id else {})
     return structlog.get_logger().bind(**context)  # type: ignore[no-any-return]
@@ -83,14 +85,14 @@ class _ToStructlog(logging.Handler):
         )
 
 
-class Seldom:
-    """Says whether something may be logged again: once per key in `seconds`."""
+class LogLimiter:
+    """Says whether something may be logged again: once per key in `seconds`, so that an outage is not a flood of lines."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._last: dict[str, float] = {}
 
-    def due(self, key: str) -> bool:
+    def allows(self, key: str) -> bool:
         now = time.monotonic()
         if now - self._last.get(key, -self._seconds) < self._seconds:
             return False

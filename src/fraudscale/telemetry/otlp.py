@@ -17,7 +17,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from fraudscale import __version__
 from fraudscale.config import TracingSettings
 from fraudscale.metrics import TraceMetrics
-from fraudscale.telemetry.logs import Logger, Seldom
+from fraudscale.telemetry.logs import Logger, LogLimiter
 from fraudscale.telemetry.tracing import Context, Kind, Span
 
 TELL_SECONDS: Final = 60.0
@@ -114,7 +114,7 @@ class _Sender(SpanExporter):
         )
         self._exported, self._failed = counts.spans.labels("exported"), counts.spans.labels("failed")
         self._log = log
-        self._seldom = Seldom(TELL_SECONDS)
+        self._log_limiter = LogLimiter(TELL_SECONDS)
         self._complaints = _Complaints()
         self.taken = 0
         """Spans that left the queue."""
@@ -126,7 +126,7 @@ class _Sender(SpanExporter):
             self._exported.value += len(spans)
             return result
         self._failed.value += len(spans)
-        if self._seldom.due(""):
+        if self._log_limiter.allows(""):
             self._log.warning(
                 "spans_not_exported",
                 endpoint=self._endpoint,

@@ -7,7 +7,7 @@ import pytest
 
 from fraudscale.config import LogSettings
 from fraudscale.telemetry import logs
-from fraudscale.telemetry.logs import Seldom
+from fraudscale.telemetry.logs import LogLimiter
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +78,6 @@ def test_json_is_for_pipes_and_can_be_forced():
     assert not logs.is_json(LogSettings(log_format="console"))
 
 
-def test_seldom_lets_each_kind_through_once():
-    seldom = Seldom(60)
-    assert [seldom.due(kind) for kind in "aaba"] == [True, False, True, False]
+def test_the_limiter_lets_each_key_through_once():
+    limiter = LogLimiter(60)
+    assert [limiter.allows(key) for key in "aaba"] == [True, False, True, False]

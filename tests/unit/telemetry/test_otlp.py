@@ -21,7 +21,7 @@ def otlp():
     )
     made = Otlp(settings, "serve", "replica-1", counts, log=None)
     made.counts = counts
-    made._sender._seldom.due("")
+    made._sender._log_limiter.allows("")
     yield made
     made.close(10)
 
