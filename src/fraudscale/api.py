@@ -21,9 +21,10 @@ from fraudscale.scoring.codec import (
 )
 from fraudscale.scoring.records import Prediction, PredictionBatch, Transaction, TransactionBatch
 from fraudscale.scoring.scorer import Lineup, NoModel, Scorer
+from fraudscale.telemetry.asgi import PROBLEM_TYPE, BodyTooLarge, ProblemBody
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.micro_batcher import MicroBatcher
-from fraudscale.web.problems import CONTENT_TYPE, Problem, ProblemBody, Refused, problem_of
+from fraudscale.web.problems import Problem, Refused, problem_of
 
 _SCHEMAS = "#/components/schemas/"
 
@@ -127,13 +128,13 @@ def _answer_errors(app: FastAPI, model_metrics: ModelMetrics) -> None:
 
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(InvalidTransaction, answer_invalid)
-    for error in (Problem, NoModel, Refused, Exception):
+    for error in (Problem, NoModel, Refused, BodyTooLarge, Exception):
         app.add_exception_handler(error, _answer_error)
 
 
 async def _answer_error(_: Request, error: Exception) -> Response:
     problem = problem_of(error)
-    return Response(problem.body, problem.status, headers=problem.headers, media_type=CONTENT_TYPE.decode())
+    return Response(problem.body, problem.status, headers=problem.headers, media_type=PROBLEM_TYPE)
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
@@ -165,7 +166,7 @@ def _operation(body: type, answer: type) -> dict[str, Any]:
         "responses": {
             "200": {"description": "Scored", **content(answer)},
             **{
-                status: {"description": description, **content(ProblemBody, CONTENT_TYPE.decode())}
+                status: {"description": description, **content(ProblemBody, PROBLEM_TYPE)}
                 for status, description in problems.items()
             },
         },

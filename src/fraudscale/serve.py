@@ -1,6 +1,5 @@
-"""One replica over HTTP: its parts list, and how it stops."""
+"""The HTTP endpoint of one replica: what it is composed of, and how it stops."""
 
-import socket
 import time
 from types import FrameType
 
@@ -13,7 +12,6 @@ from fraudscale.config import (
     LogSettings,
     ModelSettings,
     ReplicaSettings,
-    SettingsError,
     TracingSettings,
     networks,
 )
@@ -21,7 +19,8 @@ from fraudscale.registry.fetch import default_loader
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.telemetry import logs, spans
-from fraudscale.web.app import App, Front
+from fraudscale.telemetry.asgi import App, listen
+from fraudscale.web.app import HttpEndpoint
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
 from fraudscale.web.micro_batcher import MicroBatcher
@@ -40,22 +39,24 @@ def run(
         SettingsError: the port can't be listened on.
     """
     log = logs.set_up(log_settings, replica_id=replica.replica_id, process="serve")
-    listener = _listen(http)
+    listener = listen("HTTP_PORT", http.http_host, http.http_port)
     model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
     trace_metrics = metrics.TraceMetrics()
     registry = metrics.registry(replica.cpu_request_millicores, model_metrics, http_metrics, trace_metrics)
-    scorer = Scorer(model_metrics, PredictionLog(log_settings, "serve"), replica.replica_id)
-    micro_batcher = MicroBatcher(scorer, model_metrics, http.max_in_flight)
-    clients = Clients(networks(http.trusted_proxies), networks(http.trusted_clients))
-    bodies = Bodies(http, clients)
-    stop = Stop(replica.drain_seconds)
-    api = create_api(scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: stop.draining)
     tracing = spans.start(
         tracing_settings, process="serve", replica_id=replica.replica_id, counts=trace_metrics, log=log
     )
-    front = Front(api, micro_batcher, bodies, clients, http_metrics, model_metrics, http, log, tracing.tracer)
+    scorer = Scorer(model_metrics, PredictionLog(log_settings, "serve"), replica.replica_id)
     loader = default_loader(model, model_metrics, scorer.install, log)
-    server = Server(front, stop, replica.stop_timeout_seconds - tracing.close_seconds)
+    micro_batcher = MicroBatcher(scorer, model_metrics, http.max_in_flight)
+    clients = Clients(networks(http.trusted_proxies), networks(http.trusted_clients))
+    bodies = Bodies(http, clients)
+    drain = Drain(replica.drain_seconds)
+    api = create_api(scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: drain.begun)
+    endpoint = HttpEndpoint(
+        api, micro_batcher, bodies, clients, http_metrics, model_metrics, http, log, tracing.tracer
+    )
+    server = DrainingServer(endpoint, drain, replica.stop_timeout_seconds - tracing.close_seconds)
     loader.start()
     log.info("serve_started", address=f"{http.http_host}:{http.http_port}")
     server.run(sockets=[listener])
@@ -65,29 +66,32 @@ def run(
     return 0
 
 
-class Stop:
-    """When to stop: on a signal the replica first says "not ready" for a while, and goes on answering."""
+class Drain:
+    """The time between the signal and the stop: the replica says "not ready", and goes on answering.
 
-    def __init__(self, drain_seconds: float) -> None:
-        self._drain_seconds = drain_seconds
+    Balancers need it: until they have heard of it they send requests, and a closed port would fail them.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
         self._since: float | None = None
 
     @property
-    def draining(self) -> bool:
+    def begun(self) -> bool:
         return self._since is not None
 
     @property
-    def due(self) -> bool:
-        return self._since is not None and time.monotonic() - self._since >= self._drain_seconds
+    def over(self) -> bool:
+        return self._since is not None and time.monotonic() - self._since >= self._seconds
 
     def begin(self) -> None:
         self._since = time.monotonic()
 
 
-class Server(uvicorn.Server):
+class DrainingServer(uvicorn.Server):
     """Uvicorn, with a drain before its own graceful stop."""
 
-    def __init__(self, app: App, stop: Stop, stop_timeout_seconds: float) -> None:
+    def __init__(self, app: App, drain: Drain, stop_timeout_seconds: float) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -105,31 +109,16 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=max(1, int(stop_timeout_seconds)),
             )
         )
-        self._stop = stop
+        self._drain = drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain at the first signal; a second one forces."""
         del sig, frame
-        if self._stop.draining:
+        if self._drain.begun:
             self.should_exit = self.force_exit = True
         else:
-            self._stop.begin()
+            self._drain.begin()
 
     async def on_tick(self, counter: int) -> bool:
-        self.should_exit = self.should_exit or self._stop.due
+        self.should_exit = self.should_exit or self._drain.over
         return await super().on_tick(counter)
-
-
-def _listen(settings: HttpSettings) -> socket.socket:
-    host, port = settings.http_host, settings.http_port
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise SettingsError(f"HTTP_PORT={port}: can't listen on {host}:{port}: {error.strerror}") from error
-    listener.listen(2048)
-    listener.setblocking(False)
-    return listener

@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import random
 import socket
 import threading
 import time
@@ -10,42 +9,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
-import structlog
-from prometheus_client import CollectorRegistry
 
 from fraudscale import metrics
 from fraudscale.api import create_api
-from fraudscale.config import HttpSettings, LogSettings, networks
+from fraudscale.config import HttpSettings
 from fraudscale.scoring import model
-from fraudscale.scoring.prediction_log import PredictionLog
-from fraudscale.scoring.scorer import Scorer
-from fraudscale.serve import Server, Stop
-from fraudscale.telemetry.tracing import Tracer
-from fraudscale.web.app import TELL_SECONDS, UNLIMITED, Front
+from fraudscale.serve import DrainingServer
+from fraudscale.web.app import TELL_SECONDS, UNLIMITED
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
 from fraudscale.web.micro_batcher import MicroBatcher
+from http_endpoint import GOOD, Composed, compose
 
-GOOD = {
-    "transaction_id": "tx-1",
-    "amount": 12.5,
-    "merchant_category": "grocery",
-    "hour": 14,
-    "day_of_week": 2,
-    "user_age": 41,
-    "account_balance": 80.25,
-}
 JSON = {"content-type": "application/json"}
 
 
 @dataclass
-class Door:
+class Door(Composed):
     port: int
-    scorer: Scorer
-    stop: Stop
-    registry: CollectorRegistry
-    bodies: Bodies
-    logged: list[dict]
 
     def ask(self, method, path, body=None, headers=JSON, *, source="127.0.0.1"):
         """Return status, headers, and the decoded body; `source` is the client's address."""
@@ -63,9 +44,6 @@ class Door:
 
     def predict(self, **changes):
         return self.ask("POST", "/predict", json.dumps(GOOD | changes))
-
-    def value(self, name, **labels):
-        return self.registry.get_sample_value(name, labels)
 
 
 @pytest.fixture
@@ -85,36 +63,18 @@ def start():
     running = []
 
     def start(**settings):
-        # Most tests send faster than a stranger may; those of the limits come from other addresses of this machine.
-        http_settings = HttpSettings(_env_file=None, **{"trusted_clients": "127.0.0.1"} | settings)
-        log_settings = LogSettings(_env_file=None, log_format="json", log_predictions_sample=0)
-        logged = structlog.testing.LogCapture()
-        log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[logged])
-        model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
-        registry = metrics.registry(100, model_metrics, http_metrics)
-        scorer = Scorer(model_metrics, PredictionLog(log_settings, "test"), "replica-1")
-        micro_batcher = MicroBatcher(scorer, model_metrics, http_settings.max_in_flight)
-        clients = Clients(networks(http_settings.trusted_proxies), networks(http_settings.trusted_clients))
-        bodies = Bodies(http_settings, clients)
-        stop = Stop(drain_seconds=0.3)
-        api = create_api(
-            scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: stop.draining
-        )
-        tracer = Tracer(0, 50, None, random.Random(1))
-        front = Front(
-            api, micro_batcher, bodies, clients, http_metrics, model_metrics, http_settings, log, tracer
-        )
-        server = Server(front, stop, 5)
+        composed = compose(**settings)
+        server = DrainingServer(composed.app, composed.drain, 5)
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        running.append((stop, thread))
-        return Door(listener.getsockname()[1], scorer, stop, registry, bodies, logged.entries)
+        running.append((composed.drain, thread))
+        return Door(**vars(composed), port=listener.getsockname()[1])
 
     yield start
-    for stop, thread in running:
-        if not stop.draining:
-            stop.begin()
+    for drain, thread in running:
+        if not drain.begun:
+            drain.begin()
         thread.join(20)
         assert not thread.is_alive()
 
@@ -382,7 +342,7 @@ def test_liveness_answers_while_batches_are_scored(door):
 def test_a_stopping_replica_says_so_and_still_answers(start, load):
     door = start()
     door.scorer.install(load())
-    door.stop.begin()
+    door.drain.begin()
     assert door.ask("GET", "/readyz")[0] == 503
     assert door.ask("GET", "/livez")[0] == 200
     assert door.predict()[0] == 200

@@ -4,7 +4,7 @@ A framework's dispatch costs more than the prediction, so this one route is answ
 api.py has its slow twin on the same functions, for the documentation and for the errors of other methods.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from http import HTTPStatus
 from math import ceil
 from time import perf_counter
@@ -13,16 +13,14 @@ from typing import Final
 from fraudscale.config import HttpSettings
 from fraudscale.metrics import Histogram, HttpMetrics, ModelMetrics
 from fraudscale.scoring.codec import InvalidTransaction, decode_transaction, encode_prediction
+from fraudscale.telemetry.asgi import PROBLEM_TYPE, App, ClientGone, Message, Receive, Scope, Send, send_whole
 from fraudscale.telemetry.logs import Logger
 from fraudscale.telemetry.tracing import Trace, Tracer, Value
 from fraudscale.token_bucket import TokenBuckets
-from fraudscale.web.bodies import Bodies, ClientGone, Message, Receive, Scope, peer_of
+from fraudscale.web.bodies import Bodies, peer_of
 from fraudscale.web.clients import Clients
 from fraudscale.web.micro_batcher import MicroBatcher
-from fraudscale.web.problems import CONTENT_TYPE, Problem, RateExceeded, problem_of
-
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from fraudscale.web.problems import Problem, RateExceeded, problem_of
 
 # Other methods are counted as one, so that a client can't make series.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -36,7 +34,7 @@ TELL_SECONDS: Final = 10.0
 """A flood is a line of the log now and then, not one for each request."""
 
 
-class Front:
+class HttpEndpoint:
     """The ASGI application that the server runs."""
 
     def __init__(
@@ -102,14 +100,10 @@ class Front:
             await self._answer_error(error, send, started, trace)
             return
         answer = encode_prediction(prediction)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(answer)).encode()),
-        ]
+        headers = [(b"content-type", b"application/json")]
         if trace is not None:
             headers.append(_traceparent(trace))
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        await send_whole(send, 200, headers, answer)
         self._ok.value += 1
         ended = perf_counter()
         self._seconds.observe(ended - started)
@@ -211,7 +205,5 @@ def _ids(trace: Trace | None) -> dict[str, str]:
 
 async def send_problem(problem: Problem, send: Send, more: Sequence[tuple[bytes, bytes]] = ()) -> None:
     headers = [(name.encode(), value.encode()) for name, value in problem.headers.items()]
-    headers += more
-    headers += [(b"content-type", CONTENT_TYPE), (b"content-length", str(len(problem.body)).encode())]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": problem.body})
+    headers += [*more, (b"content-type", PROBLEM_TYPE.encode())]
+    await send_whole(send, problem.status, headers, problem.body)

@@ -5,35 +5,24 @@ The server below has no limit of its own for a body that trickles in.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from collections.abc import Generator
 from typing import Any, Final
 
 from fraudscale.config import HttpSettings
-from fraudscale.errors import FraudscaleError
+from fraudscale.telemetry.asgi import Receive, Scope, read_body
 from fraudscale.web.clients import Clients
 from fraudscale.web.problems import (
     BodyTimeout,
-    BodyTooLarge,
-    Later,
     Overloaded,
     RateExceeded,
+    RetryLater,
     UnsupportedMediaType,
 )
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-
 GRACE_SECONDS: Final = 0.5
-"""A body that is later than its head by less is not slow: many clients send them in two pieces."""
+"""A body is slow once it is this much later than its head: many clients send the two in separate pieces."""
 SHARE: Final = 8
-"""One client may have an eighth of all slow bodies, so that it can't take every place."""
-READ_ON: Final = 8
-"""How many times the largest allowed body is read of a longer one before the connection is closed on it."""
-
-
-class ClientGone(FraudscaleError):
-    """The client closed the connection; nobody waits for the answer."""
+"""One client may have 1/SHARE of the slots for slow bodies, so that it can't take all of them."""
 
 
 class Bodies:
@@ -42,7 +31,7 @@ class Bodies:
     def __init__(self, settings: HttpSettings, clients: Clients) -> None:
         self._settings = settings
         self._clients = clients
-        self._slow = _Slow(settings.slow_bodies)
+        self._slow = _SlowBodies(settings.slow_bodies)
 
     @property
     def slow(self) -> int:
@@ -62,9 +51,9 @@ class Bodies:
         for name, value in scope["headers"]:
             if name == b"content-type" and value != b"application/json":
                 _check_media_type(value)
-        # Nearly always the body is here already, and a timer for each request would cost a tenth of its time: only one
-        # that has to wait gets timers.
-        arriving = _whole_body(receive, self._settings.max_body_bytes).__await__()
+        # Nearly always the body is here already, and timers for each request would cost a tenth of its time. So the
+        # coroutine is run by hand up to its first wait, and only a body that has to be waited for gets timers.
+        arriving = read_body(receive, self._settings.max_body_bytes).__await__()
         try:
             waits_for = next(arriving)
         except StopIteration as arrived:
@@ -73,57 +62,58 @@ class Bodies:
         return await self._wait(_Resumed(waits_for, arriving), scope)
 
     async def _wait(self, rest: "_Resumed", scope: Scope) -> bytes:
-        place = _Place(self._slow, self._clients.limited(peer_of(scope), scope["headers"]))
+        slot = _Slot(self._slow, self._clients.limited(peer_of(scope), scope["headers"]))
         seconds = self._settings.body_timeout_seconds
         try:
             async with asyncio.timeout(seconds) as timeout:
-                place.take_when_late(timeout)
+                slot.take_when_slow(timeout)
                 return await rest
         except TimeoutError:
-            raise place.refusal or BodyTimeout(f"the body did not arrive within {seconds} s") from None
+            raise slot.refusal or BodyTimeout(f"the body did not arrive within {seconds} s") from None
         finally:
-            place.leave()
+            slot.release()
 
 
-class _Slow:
-    """Counts the bodies that arrive slowly."""
+class _SlowBodies:
+    """Counts the bodies that arrive slowly: each takes one of a bounded number of slots."""
 
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._share = max(1, places // SHARE)
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._share = max(1, slots // SHARE)
         self._taken: Counter[str] = Counter()
 
     @property
     def taken(self) -> int:
         return self._taken.total()
 
-    def take(self, client: str | None) -> Later | None:
-        """Take a place, or return why there is none; None is a trusted client."""
-        if self.taken >= self._places:
-            return Overloaded(1, f"{self._places} bodies arrive slowly already (SLOW_BODIES)", close=True)
+    def take(self, client: str | None) -> RetryLater | None:
+        """Take a slot, or return why there is none; None is a trusted client."""
+        if self.taken >= self._slots:
+            return Overloaded(1, f"{self._slots} bodies arrive slowly already (SLOW_BODIES)", close=True)
         if client is not None and self._taken[client] >= self._share:
             detail = f"{self._share} bodies of {client} arrive slowly already (an eighth of SLOW_BODIES)"
             return RateExceeded(1, detail, close=True)
         self._taken[client or ""] += 1
         return None
 
-    def leave(self, client: str | None) -> None:
-        self._taken[client or ""] -= 1
-        if not self._taken[client or ""]:
-            del self._taken[client or ""]
+    def release(self, client: str | None) -> None:
+        name = client or ""
+        self._taken[name] -= 1
+        if not self._taken[name]:
+            del self._taken[name]  # else the table grows by each client that was ever slow
 
 
-class _Place:
-    """The place of one body among the slow ones: taken once it is late, given back in the end."""
+class _Slot:
+    """The slot of one body: taken once the body is slow, released in the end."""
 
-    def __init__(self, slow: _Slow, client: str | None) -> None:
+    def __init__(self, slow: _SlowBodies, client: str | None) -> None:
         self._slow = slow
         self._client = client
         self._taken = False
         self._timer: asyncio.TimerHandle | None = None
-        self.refusal: Later | None = None
+        self.refusal: RetryLater | None = None
 
-    def take_when_late(self, timeout: asyncio.Timeout) -> None:
+    def take_when_slow(self, timeout: asyncio.Timeout) -> None:
         """Take it after the grace; where there is none, let the timeout end now."""
         loop = asyncio.get_running_loop()
 
@@ -135,17 +125,18 @@ class _Place:
             if self.refusal:
                 timeout.reschedule(0)
 
-        def half() -> None:
+        def wait_again() -> None:
             self._timer = loop.call_later(GRACE_SECONDS / 2, take)
 
-        # In two steps: what came while this process did not run at all is read in between.
-        self._timer = loop.call_later(GRACE_SECONDS / 2, half)
+        # A process that did not run at all finds its timers due and the bytes unread. In two steps, the turn of the loop
+        # between them reads what has come: only then it is known who is slow.
+        self._timer = loop.call_later(GRACE_SECONDS / 2, wait_again)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         if self._timer:
             self._timer.cancel()
         if self._taken:
-            self._slow.leave(self._client)
+            self._slow.release(self._client)
 
 
 def peer_of(scope: Scope) -> str:
@@ -168,25 +159,6 @@ class _Resumed:
             self._rest.close()
             raise
         return (yield from self._rest)
-
-
-async def _whole_body(receive: Receive, limit: int) -> bytes:
-    body, size, more = b"", 0, True
-    # What is too long is read on for a while and thrown away: a client that is still sending when the connection is
-    # closed sees a reset instead of the answer.
-    while more and size <= limit * READ_ON:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        body = body + chunk if size <= limit else b""
-        more = message.get("more_body", False)
-    if size > limit:
-        raise BodyTooLarge(
-            f"the body has {'more than ' if more else ''}{size} bytes, at most {limit} are taken"
-        )
-    return body
 
 
 def _check_media_type(value: bytes) -> None:

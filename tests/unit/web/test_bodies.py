@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from fraudscale.config import HttpSettings, networks
+from fraudscale.telemetry.asgi import ClientGone
 from fraudscale.web import bodies
-from fraudscale.web.bodies import Bodies, ClientGone
+from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
 from fraudscale.web.problems import BodyTimeout, Overloaded, RateExceeded
 

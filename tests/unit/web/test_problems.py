@@ -2,11 +2,12 @@ import json
 
 import pytest
 
+from fraudscale.errors import FraudscaleError
 from fraudscale.scoring.codec import InvalidTransaction
 from fraudscale.scoring.scorer import NoModel, PredictionFailed
+from fraudscale.telemetry.asgi import BodyTooLarge
 from fraudscale.web.problems import (
     BodyTimeout,
-    BodyTooLarge,
     Overloaded,
     Problem,
     UnsupportedMediaType,
@@ -41,3 +42,16 @@ def test_bad_input_names_the_field_and_the_reason():
     body = json.loads(problem_of(InvalidTransaction("hour", "Expected `int` <= 23")).body)
     assert body["errors"] == [{"field": "hour", "reason": "Expected `int` <= 23"}]
     assert body["detail"] == "hour: Expected `int` <= 23"
+
+
+def test_an_error_is_answered_by_the_most_specific_of_its_classes():
+    class Busier(Overloaded):
+        """A kind that the table does not know."""
+
+    class Strange(FraudscaleError):
+        """Text for the log, not for a stranger."""
+
+    busier = problem_of(Busier(7, "busier"))
+    assert (busier.status, busier.headers, str(busier)) == (503, {"retry-after": "7"}, "busier")
+    strange = problem_of(Strange())
+    assert (strange.status, "log of the replica" in str(strange)) == (500, True)

@@ -34,7 +34,7 @@ from fraudscale.local.install.ports import HOST, MIN_REPLICAS, Ports
 from fraudscale.local.scaling import manifests
 from fraudscale.local.scaling import scale_file as wish
 from fraudscale.local.supervisor.component import Component
-from fraudscale.web.bodies import READ_ON
+from fraudscale.telemetry.asgi import READ_ON
 from fraudscale.web.problems import Problem
 
 ASK_SECONDS: Final = 1.5

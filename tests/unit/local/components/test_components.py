@@ -28,8 +28,8 @@ from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.install.download import KafkaTools, OpenSearchTools, Tools
 from fraudscale.local.install.ports import MIN_REPLICAS, Ports
 from fraudscale.local.scaling import scale_file as wish
+from fraudscale.telemetry.asgi import ProblemBody
 from fraudscale.token_bucket import TokenBuckets
-from fraudscale.web.problems import ProblemBody
 
 TOOLS = Tools(
     kafka=KafkaTools(Path("/t/java"), "/t/kafka/*"),
