@@ -30,7 +30,7 @@ import psutil
 
 from fraudscale.config import LocalSettings
 from fraudscale.local.install.download import Cache, Program, library_path
-from fraudscale.model_loader import store, write_pointer
+from fraudscale.registry.copies import store, write_pointer
 from fraudscale.scoring.model import Version
 from fraudscale.training import run
 

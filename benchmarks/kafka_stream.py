@@ -40,12 +40,12 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "integration")]
 from http_predict import free_port, prepare_model  # noqa: E402
 
 from conftest import KafkaServer  # noqa: E402
-from fraudscale import model_loader  # noqa: E402
 from fraudscale.config import KafkaSettings, LocalSettings  # noqa: E402
 from fraudscale.kafka.topics import create_topics  # noqa: E402
 from fraudscale.kafka.watermarks import Watermarks  # noqa: E402
 from fraudscale.local.install.download import kafka_tools  # noqa: E402
 from fraudscale.local.install.ports import Ports, claim_block  # noqa: E402
+from fraudscale.registry import copies  # noqa: E402
 from fraudscale.scoring.codec import encode_transaction  # noqa: E402
 from fraudscale.scoring.model import Model, build  # noqa: E402
 from fraudscale.synthetic import SyntheticTransactions  # noqa: E402
@@ -190,8 +190,8 @@ def bare_transactional(bootstrap: str, group: str) -> None:
 
 
 def load_model(models: Path) -> Model:
-    version = model_loader.last_good(models)[0]
-    manifest, files = model_loader.read_copy(models, version.digest)
+    version = copies.last_good(models)[0]
+    manifest, files = copies.read_copy(models, version.digest)
     return build(manifest, files, version=version.version, alias=version.alias)
 
 

@@ -15,7 +15,7 @@ from fraudscale.config import (
     TracingSettings,
     networks,
 )
-from fraudscale.registry.fetch import default_loader
+from fraudscale.model_loader import default_loader
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.telemetry import logs, spans

@@ -19,7 +19,7 @@ from fraudscale.config import KafkaSettings
 from fraudscale.kafka.client import BrokerUnavailable
 from fraudscale.kafka.headers import read_source
 from fraudscale.kafka.watermarks import Watermarks
-from fraudscale.model_loader import store, write_pointer
+from fraudscale.registry.copies import store, write_pointer
 from fraudscale.scoring.model import Version
 
 POISON_EVERY = 101

@@ -10,9 +10,10 @@ import structlog
 
 from fraudscale.config import ModelSettings
 from fraudscale.metrics import ModelMetrics
-from fraudscale.model_loader import FetchFailed, read_pointer
+from fraudscale.model_loader import default_loader
 from fraudscale.registry import mlflow as registry
-from fraudscale.registry.fetch import default_loader, fetch_model
+from fraudscale.registry.copies import FetchFailed, read_pointer
+from fraudscale.registry.fetch import fetch_model
 from fraudscale.registry.mlflow import Candidate, Locator, ModelUnknown, NoChampion, RegistryUnavailable
 from fraudscale.scoring.features import FEATURES
 from fraudscale.scoring.model import MANIFEST, SERVED_FILES

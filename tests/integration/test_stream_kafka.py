@@ -30,7 +30,7 @@ from fraudscale.kafka.topics import create_topics
 from fraudscale.kafka.watermarks import Watermarks
 from fraudscale.kafka.worker import Worker
 from fraudscale.metrics import KafkaMetrics, ModelMetrics, TraceMetrics
-from fraudscale.model_loader import store, write_pointer
+from fraudscale.registry.copies import store, write_pointer
 from fraudscale.scoring.model import ENGINE_FILE, GOLDEN_FILE, MANIFEST, Version, build
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer

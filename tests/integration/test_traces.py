@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from collector import Collector
 from fraudscale.local.install.ports import Ports, claim_block
-from fraudscale.model_loader import store, write_pointer
+from fraudscale.registry.copies import store, write_pointer
 from fraudscale.scoring.model import Version
 from sinks import serving
 

@@ -4,21 +4,20 @@ import itertools
 import os
 import shutil
 import threading
-from pathlib import Path
 
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 from structlog.testing import LogCapture
 
-from fraudscale import model_loader
+from fraudscale import files, model_loader
 from fraudscale.config import ModelSettings
 from fraudscale.metrics import ModelMetrics
-from fraudscale.model_loader import (
+from fraudscale.model_loader import ModelLoader
+from fraudscale.registry.copies import (
     FetchFailed,
-    ModelLoader,
     Pointer,
-    copies,
+    known,
     prune,
     read_pointer,
     store,
@@ -365,29 +364,15 @@ def test_a_folder_that_cannot_be_made_is_a_logged_failure(registry, replica, cac
 
 
 def test_a_pointer_that_cannot_be_written_is_a_warning_and_the_model_serves(registry, replica, monkeypatch):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     registry.publish()
-    monkeypatch.setattr(model_loader, "_replace", full)
+    monkeypatch.setattr(files, "replace", full)
     replica.check()
     assert replica.serving == "1"
     (event,) = replica.events("model_pointer_not_written")
     assert "No space left" in event["error"]
-
-
-def test_a_download_of_another_artifact_is_refused(registry, cache, make_artifact, tmp_path):
-    cache.mkdir()
-    make_artifact(tmp_path / "other", bias=1.0)
-    with pytest.raises(ModelRejected, match="wanted 0000"):
-        store(cache, tmp_path / "other", Version("1", "champion", "0" * 64))
-    assert list(cache.iterdir()) == []
-
-
-def test_an_empty_download_is_refused(cache, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelRejected, match="wanted 0000"):
-        store(cache, tmp_path / "empty", Version("1", "champion", "0" * 64))
 
 
 # Pins
@@ -458,7 +443,7 @@ def test_old_copies_go_but_never_the_current_the_previous_or_the_pinned(registry
     write_pointer(cache, registry.versions["1"])
     (cache / "pin").write_text("3")
     assert prune(cache, 2) == [registry.versions["4"].digest]
-    assert sorted(version.version for version in copies(cache)) == ["1", "2", "3", "5", "6"]
+    assert sorted(version.version for version in known(cache)) == ["1", "2", "3", "5", "6"]
 
 
 def test_serving_many_versions_keeps_few_copies(registry, cache):
@@ -466,16 +451,8 @@ def test_serving_many_versions_keeps_few_copies(registry, cache):
     for _ in range(5):
         registry.publish()
         replica.check()
-    assert len(copies(cache)) == 2
+    assert len(known(cache)) == 2
     assert replica.serving == "5"
-
-
-def test_what_a_killed_fetch_left_is_removed_after_an_hour(cache):
-    cache.mkdir()
-    old, young = temporary_folder(cache), temporary_folder(cache)
-    os.utime(old, (0, 0))
-    prune(cache, 2)
-    assert (old.exists(), young.exists()) == (False, True)
 
 
 # Several processes, one folder
@@ -555,46 +532,3 @@ def test_stopping_ends_a_fetch_and_counts_no_failure(registry, replica):
 
 def test_stopping_what_never_started_is_nothing(replica):
     replica.loader.stop()
-
-
-# The child
-
-
-def child(monkeypatch, tmp_path, program):
-    """Let a shell script take the place of Python."""
-    script = Path(tmp_path, "python")
-    script.write_text(f"#!/bin/sh\n{program}\n")
-    script.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(script))
-
-
-VERSION = Version("7", "champion", "0" * 64)
-
-
-def test_the_child_is_told_which_version_to_fetch(monkeypatch, tmp_path):
-    child(monkeypatch, tmp_path, f'echo "$@" > {tmp_path}/arguments')
-    model_loader.fetch_in_child(VERSION, threading.Event())
-    assert Path(tmp_path, "arguments").read_text() == "-m fraudscale.cli fetch-model --version 7\n"
-
-
-def test_a_child_that_fails_says_why_in_its_last_line(monkeypatch, tmp_path):
-    child(monkeypatch, tmp_path, "echo first; echo the disk is full >&2; exit 3")
-    with pytest.raises(FetchFailed, match="ended with code 3: the disk is full"):
-        model_loader.fetch_in_child(VERSION, threading.Event())
-
-
-def test_a_child_that_hangs_is_killed_at_its_limit(monkeypatch, tmp_path):
-    child(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec tail -f /dev/null")
-    monkeypatch.setattr(model_loader, "FETCH_SECONDS", 0.3)
-    with pytest.raises(FetchFailed, match="took longer"):
-        model_loader.fetch_in_child(VERSION, threading.Event())
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(Path(tmp_path, "pid").read_text()), 0)
-
-
-def test_a_stop_ends_the_child(monkeypatch, tmp_path):
-    child(monkeypatch, tmp_path, "exec tail -f /dev/null")
-    stopping = threading.Event()
-    stopping.set()
-    with pytest.raises(FetchFailed, match="the process stops"):
-        model_loader.fetch_in_child(VERSION, stopping)

@@ -27,7 +27,7 @@ from fraudscale.kafka.pipe import Pipe
 from fraudscale.kafka.plan import ModelBroken, Plan, plan
 from fraudscale.kafka.watermarks import Watermarks
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
-from fraudscale.registry.fetch import default_loader
+from fraudscale.model_loader import default_loader
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.records import Transaction
 from fraudscale.scoring.scorer import Scorer

@@ -1,23 +1,33 @@
-"""Registry to verified local copy: what `fetch-model` does, and how a loader gets both."""
+"""Registry to verified local copy: what `fetch-model` does, and how a serving process lets a child do it.
+
+The download needs MLflow's client, and an artifact is unknown bytes until it is verified: neither may slow down or kill
+a process that serves.
+"""
 
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
+from threading import Event
+from typing import Final
 
 from fraudscale.config import ModelSettings
-from fraudscale.metrics import ModelMetrics
-from fraudscale.model_loader import (
+from fraudscale.registry import mlflow as registry
+from fraudscale.registry.copies import (
     CopyUnusable,
     FetchFailed,
-    ModelLoader,
     read_copy,
     store,
     temporary_folder,
     write_pointer,
 )
-from fraudscale.registry import mlflow as registry
-from fraudscale.scoring.model import Model, ModelRejected, Version, build
-from fraudscale.telemetry.logs import Logger
+from fraudscale.scoring.model import ModelRejected, Version, build
+
+FETCH_SECONDS: Final = 60.0
+_LOOK_SECONDS: Final = 0.1
+"""Between two looks at whether the child has ended."""
 
 
 def fetch_model(settings: ModelSettings, version: str | None = None) -> Path:
@@ -42,13 +52,6 @@ def fetch_model(settings: ModelSettings, version: str | None = None) -> Path:
     return place
 
 
-def default_loader(
-    settings: ModelSettings, metrics: ModelMetrics, install: Callable[[Model], None], log: Logger
-) -> ModelLoader:
-    """The loader of a serving process: asks MLflow's REST API, fetches in a child process."""
-    return ModelLoader(settings, metrics, install, log, locate=registry.Locator(settings).locate)
-
-
 def _copy(settings: ModelSettings, wanted: Version) -> Path:
     cache = settings.model_cache_dir
     try:
@@ -66,3 +69,35 @@ def _download(settings: ModelSettings, wanted: Version) -> Path:
         return store(cache, registry.fetch(settings, wanted.version, folder), wanted)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def fetch_in_child(version: Version, stopping: Event) -> None:
+    """Run `fraudscale fetch-model` in a process of its own, which has our environment and working folder.
+
+    Raises:
+        FetchFailed: it failed (the message has its last line), took too long, or we stop.
+    """
+    command = [sys.executable, "-m", "fraudscale.cli", "fetch-model", "--version", version.version]
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        try:
+            _wait_for(child, stopping)
+        finally:
+            child.kill()
+            child.wait()
+        if child.returncode != 0:
+            output.seek(0)
+            lines = output.read().decode(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(lines) if line.strip()), "no output")
+            raise FetchFailed(f"fetch-model ended with code {child.returncode}: {last}")
+
+
+def _wait_for(child: subprocess.Popen[bytes], stopping: Event) -> None:
+    deadline = time.monotonic() + FETCH_SECONDS
+    while child.poll() is None:
+        if stopping.wait(_LOOK_SECONDS):
+            raise FetchFailed("the process stops, so fetch-model was ended")
+        if time.monotonic() > deadline:
+            raise FetchFailed(
+                f"fetch-model took longer than {FETCH_SECONDS:.0f} s; is the artifact store slow?"
+            )

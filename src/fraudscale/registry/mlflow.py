@@ -1,25 +1,25 @@
 """MLflow, the only room that knows it: aliases, register, download.
 
-Asking which version serves needs nothing but the standard library, so serving processes never import MLflow: its
-client costs 3 s and 80 MB. The functions that do import it run in processes of their own.
+Asking which version serves goes over MLflow's REST API, so serving processes never import MLflow: its client costs 3 s and
+80 MB. The functions that do import it run in processes of their own.
 """
 
-import base64
-import http.client
 import json
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode, urlsplit
 
 from pydantic import SecretStr
 
 from fraudscale.config import ModelSettings
 from fraudscale.errors import FraudscaleError
+from fraudscale.net import Answer, NoAnswer, Server, basic_auth
 from fraudscale.scoring.features import Rows
 from fraudscale.scoring.model import ENGINE_FILE, MANIFEST, Version, digest_of
 
@@ -30,7 +30,7 @@ DIGEST_TAG: Final = "digest"
 EXAMPLE_FILE: Final = "input_example.json"
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 TIMEOUT_SECONDS: Final = 3.0
-"""For each step of a call: connecting, and each wait for bytes."""
+"""Of a whole call."""
 
 
 class RegistryUnavailable(FraudscaleError):
@@ -279,7 +279,7 @@ def _secret(value: SecretStr | None) -> str:
 
 
 def _get(settings: ModelSettings, route: str, part: str, **query: str) -> dict[str, Any]:
-    answer = _call(settings, "GET", f"{route}?{urlencode(query)}").get(part)
+    answer = _call(settings, "GET", route, query=query).get(part)
     if not isinstance(answer, dict):
         raise RegistryUnavailable(
             f"{settings.mlflow_tracking_uri} answers {route} without {part}; is it MLflow?"
@@ -288,56 +288,45 @@ def _get(settings: ModelSettings, route: str, part: str, **query: str) -> dict[s
 
 
 def _call(
-    settings: ModelSettings, method: str, route: str, body: dict[str, str] | None = None
+    settings: ModelSettings,
+    method: str,
+    route: str,
+    body: Mapping[str, str] | None = None,
+    query: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     uri = settings.mlflow_tracking_uri
+    content = json.dumps(body).encode() if body else None
     try:
-        status, content = _exchange(
-            settings, method, f"/api/2.0/mlflow/{route}", json.dumps(body) if body else None
-        )
-    except (OSError, http.client.HTTPException) as error:
-        raise RegistryUnavailable(
-            f"{uri} doesn't answer: {error or type(error).__name__}; is MLflow up, and MLFLOW_TRACKING_URI right?"
-        ) from error
-    answer = _decode(content)
-    if status == http.client.OK and answer is not None:
-        return answer
-    message = (answer or {}).get("message", content[:200].decode(errors="replace"))
-    if (answer or {}).get("error_code") == "RESOURCE_DOES_NOT_EXIST":
+        with Server(uri, seconds=TIMEOUT_SECONDS, headers=_headers(settings)) as server:
+            answer = server.ask(method, f"/api/2.0/mlflow/{route}", query=query, body=content)
+    except NoAnswer as error:
+        raise RegistryUnavailable(f"{error}; is MLflow up, and MLFLOW_TRACKING_URI right?") from error
+    said = _decode(answer)
+    if answer.status == HTTPStatus.OK and said is not None:
+        return said
+    message = (said or {}).get("message", answer.text())
+    if (said or {}).get("error_code") == "RESOURCE_DOES_NOT_EXIST":
         raise ModelUnknown(f"{uri} answers: {message}; `fraudscale train` registers a first model")
-    if status in {http.client.UNAUTHORIZED, http.client.FORBIDDEN}:
+    if answer.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         remedy = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
     else:
         remedy = "is MLFLOW_TRACKING_URI an MLflow server, and healthy?"
-    raise RegistryUnavailable(f"{uri} answers {status} to {route}: {message}; {remedy}")
+    raise RegistryUnavailable(f"{uri} answers {answer.status} to {route}: {message}; {remedy}")
 
 
-def _decode(content: bytes) -> dict[str, Any] | None:
+def _decode(answer: Answer) -> dict[str, Any] | None:
     try:
-        answer = json.loads(content)
-    except ValueError:
+        said = answer.json()
+    except NoAnswer:
         return None
-    return answer if isinstance(answer, dict) else None
-
-
-def _exchange(settings: ModelSettings, method: str, path: str, body: str | None) -> tuple[int, bytes]:
-    """One HTTP exchange on a connection of its own; no proxy, no redirect, nothing read from the environment."""
-    address = urlsplit(settings.mlflow_tracking_uri)
-    kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
-    connection = kind(address.netloc.rpartition("@")[2], timeout=TIMEOUT_SECONDS)
-    try:
-        connection.request(method, address.path + path, body, _headers(settings))
-        response = connection.getresponse()
-        return response.status, response.read()
-    finally:
-        connection.close()
+    return said if isinstance(said, dict) else None
 
 
 def _headers(settings: ModelSettings) -> dict[str, str]:
     headers = {"Content-Type": "application/json"}
     if settings.mlflow_tracking_username:
-        pair = f"{settings.mlflow_tracking_username}:{_secret(settings.mlflow_tracking_password)}"
-        headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        password = _secret(settings.mlflow_tracking_password)
+        headers["Authorization"] = basic_auth(settings.mlflow_tracking_username, password)
     elif settings.mlflow_tracking_token:
         headers["Authorization"] = f"Bearer {_secret(settings.mlflow_tracking_token)}"
     return headers

@@ -187,9 +187,7 @@ def test_all_aliases_come_in_one_call(settings):
 
 
 def test_what_a_serving_process_imports_has_no_mlflow():
-    program = (
-        "import sys, fraudscale.registry.fetch; print(*sorted(m.partition('.')[0] for m in sys.modules))"
-    )
+    program = "import sys, fraudscale.model_loader; print(*sorted(m.partition('.')[0] for m in sys.modules))"
     modules = subprocess.check_output([sys.executable, "-c", program], text=True).split()
     assert "mlflow" not in modules
     assert "onnxruntime" in modules
