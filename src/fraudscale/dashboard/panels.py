@@ -160,7 +160,7 @@ GLANCE: Final = Row(
     (
         Panel(
             "Scored",
-            "Transactions scored a second, over both doors.",
+            "Transactions scored per second, over HTTP and from Kafka.",
             PER_SECOND,
             (PanelQuery(SCORED, "scored"),),
             kind="stat",
@@ -194,7 +194,7 @@ GLANCE: Final = Row(
         ),
         Panel(
             "Replicas",
-            "Replicas that the last sync of the autoscaler decided.",
+            "Desired replicas of the autoscaler's last sync.",
             COUNT,
             (PanelQuery(f"max({of(m.HPA_DESIRED, scope=HPA)})", "replicas"),),
             ("ModelScaledToMax", "ModelSaturatedAtMax"),
@@ -203,7 +203,7 @@ GLANCE: Final = Row(
         ),
         Panel(
             "CPU",
-            "CPU of all replicas as a share of what they request, over 2 minutes.",
+            "CPU of all replicas as a share of their requests, over 2 minutes.",
             SHARE,
             (PanelQuery(CPU, "CPU"),),
             ("HighCPUUsage",),
@@ -212,7 +212,7 @@ GLANCE: Final = Row(
         ),
         Panel(
             "Model",
-            "Version of the model that scores; several while one replaces the other.",
+            "Model version that scores; several while one replaces the other.",
             COUNT,
             (PanelQuery(f"count by (version) ({of(m.MODEL_INFO)} == 1)", "{{version}}"),),
             kind="stat",
@@ -221,7 +221,7 @@ GLANCE: Final = Row(
         ),
         Panel(
             "Alerts",
-            "Alerts that fire, the watchdog left out.",
+            "Alerts that fire, without the watchdog.",
             COUNT,
             (PanelQuery(f"count({FIRING}) or vector(0)", "alerts"),),
             ("Watchdog",),
@@ -236,19 +236,19 @@ TRAFFIC: Final = Row(
     (
         Panel(
             "Requests by endpoint",
-            "HTTP requests a second, by route.",
+            "HTTP requests per second, by route.",
             PER_SECOND,
             sums(m.HTTP_REQUESTS, "endpoint"),
         ),
         Panel(
             "Answers by status",
-            "HTTP answers a second, by exact status. 429 is a client over its limit.",
+            "HTTP answers per second, by status. 429 is a client above its rate limit.",
             PER_SECOND,
             sums(m.HTTP_REQUESTS, "status"),
         ),
         Panel(
             "In progress",
-            "Requests being answered, and transactions accepted and not yet scored, over both doors.",
+            "HTTP requests that are being answered, and transactions that are accepted and not yet scored, over HTTP and from Kafka.",
             COUNT,
             (
                 PanelQuery(f"sum({of(m.HTTP_IN_PROGRESS)})", "requests"),
@@ -263,13 +263,13 @@ MODEL: Final = Row(
     (
         Panel(
             "Predictions by result",
-            "Transactions scored a second, over both doors.",
+            "Transactions scored per second, over HTTP and from Kafka.",
             PER_SECOND,
             sums(m.PREDICTIONS, "result"),
         ),
         Panel(
             "Share of frauds",
-            "Transactions at or above the model's threshold, of all that were scored.",
+            "Share of the scored transactions that are at or above the model's threshold.",
             SHARE,
             (PanelQuery(share(rate(m.PREDICTIONS, 'result="fraud"'), rate(m.PREDICTIONS)), "frauds"),),
         ),
@@ -287,7 +287,7 @@ MODEL: Final = Row(
         ),
         Panel(
             "Versions that serve",
-            "Processes by the model that they score with: one line, but for a moment while a new one arrives.",
+            "Processes by the model version that they score with: one line, except while a new version arrives.",
             COUNT,
             (
                 PanelQuery(
@@ -304,7 +304,7 @@ MODEL: Final = Row(
         ),
         Panel(
             "Failed loads of a process",
-            "In 15 minutes, of the process with the most; the old model goes on meanwhile.",
+            "Failed loads in 15 minutes, of the process with the most; the old model goes on serving.",
             COUNT,
             (
                 PanelQuery(
@@ -317,7 +317,7 @@ MODEL: Final = Row(
         ),
         Panel(
             "Time to load",
-            "Mean over all loads of the processes that run: fetch if needed, verify, parity, warm-up.",
+            "Mean seconds over all loads of the running processes: fetch if needed, verify, check parity, warm up.",
             SECONDS,
             (
                 PanelQuery(
@@ -329,7 +329,7 @@ MODEL: Final = Row(
         ),
         Panel(
             "Unknown categories",
-            'Transactions a second whose merchant category the model does not know; scored as "other".',
+            'Transactions per second with a merchant category that the model does not know; scored as "other".',
             PER_SECOND,
             (PanelQuery(f"sum({rate(m.UNKNOWN_CATEGORIES)})", "unknown"),),
         ),
@@ -349,7 +349,7 @@ ERRORS: Final = Row(
         ),
         Panel(
             "Failed requests by replica",
-            "The same of each replica: one that stands out is to be replaced.",
+            "The same for each replica. Replace a replica that stands out.",
             SHARE,
             (
                 PanelQuery(
@@ -366,25 +366,25 @@ ERRORS: Final = Row(
         ),
         Panel(
             "HTTP errors",
-            "Answers with an error status a second; 4xx is the client's, 5xx ours.",
+            "Answers with an error status per second; 4xx is the client's fault, 5xx ours.",
             PER_SECOND,
             sums(m.HTTP_ERRORS, "status_class"),
         ),
         Panel(
             "Errors by type",
-            "validation: input that is no transaction; prediction: the model failed; system: a load failed.",
+            "validation: the input is no transaction; prediction: the model failed; system: a model could not be loaded.",
             PER_SECOND,
             sums(m.MODEL_ERRORS, "error_type"),
         ),
         Panel(
             "Refused",
-            "Scoring requests a second that got 429: a client over its limit. Neither work nor an error.",
+            "Scoring requests per second that got 429: a client above its rate limit. They are neither work nor an error.",
             PER_SECOND,
             (PanelQuery(f"sum by (pod) ({rate(m.HTTP_REQUESTS, REFUSED)})", "{{pod}}"),),
         ),
         Panel(
             "Valid and not scored",
-            "Valid transactions a second that got no score.",
+            "Valid transactions per second that got no score.",
             PER_SECOND,
             (PanelQuery(f"sum by (container) ({rate(m.FAILED_PREDICTIONS)})", "{{container}}"),),
         ),
@@ -396,7 +396,7 @@ LATENCY: Final = Row(
     (
         Panel(
             "HTTP answers",
-            "From a request's head to the end of its answer, /predict and /predict/batch.",
+            "Seconds from a request's head to the end of its answer, /predict and /predict/batch.",
             SECONDS,
             quantiles(m.HTTP_DURATION, SCORING),
             ("HighResponseTime",),
@@ -404,7 +404,7 @@ LATENCY: Final = Row(
         ),
         Panel(
             "Slower than 2 s",
-            "Share of the scoring requests of the last 5 minutes; above 5 % exactly if the 95th percentile is above 2 s.",
+            "Share of the scoring requests of the last 5 minutes. It is above 5 % exactly if the 95th percentile is above 2 s.",
             SHARE,
             (
                 PanelQuery(
@@ -418,7 +418,7 @@ LATENCY: Final = Row(
         ),
         Panel(
             "HTTP p95 by replica",
-            "One replica above the others is a busy neighbour, or a fault.",
+            "95th percentile of each replica. One above the others has a busy neighbour or a fault.",
             SECONDS,
             (PanelQuery(quantile(0.95, m.HTTP_DURATION, SCORING, "pod"), "{{pod}}"),),
         ),
@@ -437,13 +437,13 @@ LATENCY: Final = Row(
         ),
         Panel(
             "Model pass",
-            "Seconds of the model pass that a transaction was scored in, both doors; a batch is one pass.",
+            "Seconds of the model pass that scored a transaction, over HTTP and from Kafka; a batch is one pass.",
             SECONDS,
             quantiles(m.PREDICTION_DURATION),
         ),
         Panel(
-            "Model pass, p95 by door",
-            "A pass over a large batch takes longer: stream's grows when it is behind.",
+            "Model pass, p95 by process",
+            "95th percentile of serve (HTTP) and stream (Kafka). A pass over a large batch takes longer: stream's grows with a backlog.",
             SECONDS,
             (PanelQuery(quantile(0.95, m.PREDICTION_DURATION, by="container"), "{{container}}"),),
         ),
@@ -455,7 +455,7 @@ KAFKA: Final = Row(
     (
         Panel(
             "Messages that wait",
-            "Of the topic for the group, all partitions. Every exporter reports the same total.",
+            "Messages of all partitions that wait for the group. Every exporter reports the same total.",
             COUNT,
             (PanelQuery(queue(m.QUEUE_LENGTH), "{{topic}} for {{group}}"),),
             ("HighKafkaQueueLength", "KafkaQueueLengthAbsent"),
@@ -471,25 +471,25 @@ KAFKA: Final = Row(
         ),
         Panel(
             "Lag by replica",
-            "Last offset - processed offset, over the partitions that a replica owns.",
+            "End offset - committed offset, over the partitions that a replica owns.",
             COUNT,
             (PanelQuery(f"sum by (pod) ({of(m.CONSUMER_LAG)})", "{{pod}}"),),
         ),
         Panel(
             "Messages in",
-            "Read and accounted for, a second.",
+            "Messages per second that were read, and whose outcome was committed.",
             PER_SECOND,
             sums(m.MESSAGES_CONSUMED, "topic"),
         ),
         Panel(
             "Messages out",
-            "Acknowledged by the broker, a second.",
+            "Messages per second that were written and committed.",
             PER_SECOND,
             sums(m.MESSAGES_PRODUCED, "topic"),
         ),
         Panel(
             "Dead letters in 10 minutes",
-            "Records that could not be scored; they lie with their reasons and can be replayed.",
+            "Records that could not be scored. They are kept with their reasons and can be replayed.",
             COUNT,
             (
                 PanelQuery(
@@ -502,19 +502,19 @@ KAFKA: Final = Row(
         ),
         Panel(
             "Transactions",
-            "Kafka transactions a second, one a batch; an aborted batch is read again.",
+            "Kafka transactions per second, one per batch; the batch of an aborted one is read again.",
             PER_SECOND,
             sums(m.TRANSACTIONS, "result"),
         ),
         Panel(
             "Records in a transaction",
-            "Mean batch: small while calm, growing up to its limit when behind.",
+            "Mean size of a batch: small without a backlog, up to its limit with one.",
             COUNT,
             (PanelQuery(share(rate(m.MESSAGES_CONSUMED), rate(m.TRANSACTIONS, COMMITTED)), "records"),),
         ),
         Panel(
             "Failed batches in 5 minutes",
-            "Rolled back, or failed in the model; a rebalance may roll a batch back once.",
+            "Batches that were aborted, or failed in the model. A rebalance may abort a batch once.",
             COUNT,
             (
                 PanelQuery(
@@ -534,13 +534,13 @@ KAFKA: Final = Row(
         ),
         Panel(
             "Retained messages",
-            "What the topics hold, scored or not.",
+            "Messages that the topics hold, scored or not.",
             COUNT,
             (PanelQuery(queue(m.TOPIC_MESSAGES, "topic"), "{{topic}}"),),
         ),
         Panel(
             "Partitions without a commit",
-            "In which the group never committed; all that they retain counts as waiting.",
+            "Partitions in which the group never committed; all messages that they retain count as waiting.",
             COUNT,
             (PanelQuery(queue(m.PARTITIONS_WITHOUT_COMMIT), "{{topic}} for {{group}}"),),
             steps=True,
@@ -553,7 +553,7 @@ SCALING: Final = Row(
     (
         Panel(
             "Replicas",
-            "What the autoscaler wants and what was asked for before, between the fewest and the most.",
+            "Desired replicas after and before the last sync, between minimum and maximum.",
             COUNT,
             (
                 PanelQuery(hpa(m.HPA_DESIRED), "wanted"),
@@ -566,7 +566,7 @@ SCALING: Final = Row(
         ),
         Panel(
             "Utilisation against target",
-            "What the last sync saw of the replicas' requests, and where it should be.",
+            "Utilisation of the replicas' requests at the last sync, and its target.",
             PERCENT,
             (
                 PanelQuery(hpa(m.HPA_SEEN, by="metric_name"), "{{metric_name}}"),
@@ -576,7 +576,7 @@ SCALING: Final = Row(
         ),
         Panel(
             "CPU of the requests",
-            "All replicas together, over 2 minutes: above the limit scaling did not cope.",
+            "CPU of all replicas together, over 2 minutes. Above the limit scaling did not suffice.",
             SHARE,
             (PanelQuery(CPU, "CPU"),),
             ("HighCPUUsage",),
@@ -584,13 +584,13 @@ SCALING: Final = Row(
         ),
         Panel(
             "Cores",
-            "What all processes use together over 2 minutes, and what they request.",
+            "CPU that all processes use together over 2 minutes, and their requests.",
             COUNT,
             (PanelQuery(USED, "used"), PanelQuery(REQUESTED, "requested", dashed=True)),
         ),
         Panel(
             "Conditions of the HPA",
-            "1 while true. ScalingLimited at the maximum says that more is wanted; the other two should be 1.",
+            "1 while a condition is true. ScalingLimited at the maximum means that more is wanted; the other two should be 1.",
             COUNT,
             (PanelQuery(hpa(m.HPA_CONDITION, 'status="true"', "condition"), "{{condition}}"),),
             ("HpaUnableToScale", "ModelSaturatedAtMax"),
@@ -598,7 +598,7 @@ SCALING: Final = Row(
         ),
         Panel(
             "Processes that answer",
-            "Of all replicas, as Prometheus sees them.",
+            "Processes of all replicas that Prometheus can scrape.",
             COUNT,
             (PanelQuery(f"sum by (container) ({of('up')})", "{{container}}"),),
             ("MetricsAbsent",),
@@ -612,19 +612,19 @@ SYSTEM: Final = Row(
     (
         Panel(
             "CPU by process",
-            "Percent of what the process requests.",
+            "CPU of each process, percent of its request.",
             PERCENT,
             (PanelQuery(f"sum by (pod, container) ({of(m.CPU_USAGE)})", "{{pod}} {{container}}"),),
         ),
         Panel(
             "Memory by process",
-            "Resident memory.",
+            "Resident memory of each process.",
             BYTES,
             (PanelQuery(f"sum by (pod, container) ({of(m.MEMORY_USAGE)})", "{{pod}} {{container}}"),),
         ),
         Panel(
             "CPU of the nodes",
-            "Share of all cores that is busy.",
+            "Share of all cores of the nodes that is busy.",
             SHARE,
             (
                 PanelQuery(
@@ -635,7 +635,7 @@ SYSTEM: Final = Row(
         ),
         Panel(
             "Memory of the nodes",
-            "Share that is not available.",
+            "Share of the memory that is not available.",
             SHARE,
             (
                 PanelQuery(
@@ -646,7 +646,7 @@ SYSTEM: Final = Row(
         ),
         Panel(
             "Fullest disk of the nodes",
-            "Share of its space that is used.",
+            "Share of the disk's space that is used.",
             SHARE,
             (
                 PanelQuery(
@@ -657,7 +657,7 @@ SYSTEM: Final = Row(
         ),
         Panel(
             "Load of the nodes",
-            "Tasks that run or want to, a minute's mean.",
+            "Tasks that run or want to run, mean over one minute.",
             COUNT,
             (PanelQuery("max by (instance) (node_load1)", "{{instance}}"),),
         ),
@@ -669,7 +669,7 @@ LOGS_AND_TRACES: Final = Row(
     (
         Panel(
             "Log lines",
-            "To the central store; all 0 where there is none. Refused lines are in the dead-letter index, dropped ones nowhere.",
+            "Log lines to the central store; all 0 without a store. Refused lines are in the dead-letter index, dropped ones are lost.",
             PER_SECOND,
             (
                 PanelQuery(or_none(f"sum({shipper(m.LOGS_SHIPPED)})"), "shipped"),
@@ -680,13 +680,13 @@ LOGS_AND_TRACES: Final = Row(
         ),
         Panel(
             "Log lines not shipped yet",
-            "Grows while the store is away or too slow.",
+            "Bytes that wait in files. They grow while the store is away or too slow.",
             BYTES,
             (PanelQuery(or_none(f"sum({of(m.LOGS_BEHIND, scope=NAMESPACE)})"), "behind"),),
         ),
         Panel(
             "Failures of the log store",
-            "Requests that are tried again, and logs that were cut before all was read.",
+            "Requests that are tried again, and logs that were cut before they were read to the end.",
             PER_SECOND,
             (
                 PanelQuery(or_none(f"sum({shipper(m.LOGS_FAILURES)})"), "failed requests"),
@@ -695,7 +695,7 @@ LOGS_AND_TRACES: Final = Row(
         ),
         Panel(
             "Spans",
-            "By what became of them; all 0 without a collector (OTEL_EXPORTER_OTLP_ENDPOINT).",
+            "Spans by result; all 0 without a collector (OTEL_EXPORTER_OTLP_ENDPOINT).",
             PER_SECOND,
             sums(m.TRACE_SPANS, "result"),
         ),
