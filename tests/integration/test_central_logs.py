@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 import pytest
 import structlog
 
-from fraudscale.central_logs import files
+from fraudscale.central_logs import tail
 from fraudscale.central_logs.documents import REASONS
 from fraudscale.central_logs.fields import DEAD_LOGS, LOGS
-from fraudscale.central_logs.files import Follower
 from fraudscale.central_logs.search import Query, in_files, in_store
 from fraudscale.central_logs.ship import Shipper
 from fraudscale.central_logs.store import Store
+from fraudscale.central_logs.tail import LogTail
 from fraudscale.local.supervisor import machine
 from fraudscale.metrics import LogShippingMetrics
 
@@ -54,7 +54,7 @@ class Run:
             self.store, self.metrics, log, lambda seconds: self.stop.wait(min(seconds, 0.5))
         )
         cluster = self.store.cluster()
-        self.follower = Follower(self.logs, folder / "positions.json", cluster, self.shipper.cut_unread)
+        self.follower = LogTail(self.logs, folder / "positions.json", cluster, self.shipper.cut_unread)
 
     def write(self, part, *events):
         with (self.logs / f"{part}.log").open("a") as file:
@@ -140,13 +140,13 @@ def test_a_transaction_is_found_with_its_trace_as_in_the_files(run):
 
 
 def test_thousands_of_lines_through_a_cut_and_a_new_shipper_are_there_once(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "BATCH_BYTES", 100_000)
+    monkeypatch.setattr(tail, "BATCH_BYTES", 100_000)
     for begin in (0, 5_000):
         run.write("a", *(event("counted_one", count=i) for i in range(begin, begin + 5_000)))
         run.shipper.step(run.follower)  # a first batch; the rest is unread
         machine.rotate(run.logs, limit=1)
         run.ship()
-    again = Follower(
+    again = LogTail(
         run.logs, tmp_path / "positions.json", run.store.cluster(), lambda *_: pytest.fail("lost")
     )
     run.write("a", event("counted_one", count=10_000))

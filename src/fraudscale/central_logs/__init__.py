@@ -1,1 +1,1 @@
-"""The log lines of all parts in one place: shipped to an OpenSearch or Elasticsearch, and found again."""
+"""The log lines of all components in one place: shipped to an OpenSearch or Elasticsearch, and found again."""

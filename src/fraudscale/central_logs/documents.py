@@ -1,11 +1,12 @@
 """A log line becomes a document: pure, so that the same line of the same file is always the same document."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
 from fraudscale.central_logs.fields import DEAD_LOGS, LOGS
+from fraudscale.clock import parse_instant
 
 NOT_JSON: Final = "not_json"
 NO_TIMESTAMP: Final = "no_timestamp"
@@ -19,7 +20,7 @@ OLDEST: Final = timedelta(days=366)
 """A time further off than this is none: each day has an index, and a wrong clock must not make thousands."""
 
 
-class Line(msgspec.Struct, frozen=True):
+class LogLine(msgspec.Struct, frozen=True):
     """A line and where it was read."""
 
     id: str
@@ -30,31 +31,30 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class Document(msgspec.Struct, frozen=True):
-    """What is sent to the index."""
+    """What is sent to the index, under the id of its line: the store takes an id once, so sending twice does no harm."""
 
     index: str
-    id: str
     body: bytes
-    line: Line
+    line: LogLine
     refused: str = ""
     """Of a dead letter: one of `REASONS`."""
 
 
-def document(line: Line, now: datetime) -> Document:
+def document(line: LogLine, now: datetime) -> Document:
     """Make the document of a line; a dead letter of one that is no JSON object or has no time."""
-    event = _object(line.content)
+    event = parse_object(line.content)
     if event is None:
         return dead_letter(line, NOT_JSON, "the line is no JSON object", now)
     day = _day(event.get("timestamp"), now)
     if day is None:
         return dead_letter(line, NO_TIMESTAMP, f"no time to file it under: {event.get('timestamp')!r}", now)
     event["log"] = {"file": line.file, "offset": line.offset}
-    return Document(f"{LOGS}-{day}", line.id, msgspec.json.encode(event), line)
+    return Document(f"{LOGS}-{day}", msgspec.json.encode(event), line)
 
 
-def dead_letter(line: Line, refused: str, reason: str, now: datetime) -> Document:
+def dead_letter(line: LogLine, refused: str, reason: str, now: datetime) -> Document:
     """Make the document of a line that can't be one itself: its text, and why."""
-    event = _object(line.content) or {}
+    event = parse_object(line.content) or {}
     body: dict[str, Any] = {
         "timestamp": now.isoformat(),
         "reason": reason,
@@ -62,15 +62,14 @@ def dead_letter(line: Line, refused: str, reason: str, now: datetime) -> Documen
         "log": {"file": line.file, "offset": line.offset},
     }
     # still found with the rest of its transaction
-    body |= {
-        name: value
-        for name in ("event", "trace_id", "transaction_id")
-        if isinstance(value := event.get(name), str)
-    }
-    return Document(f"{DEAD_LOGS}-{now:%Y.%m.%d}", line.id, msgspec.json.encode(body), line, refused)
+    ids = {name: event.get(name) for name in ("event", "trace_id", "transaction_id")}
+    body |= {name: value for name, value in ids.items() if isinstance(value, str)}
+    # Under the day when it was refused: an index of its own day may be what refused it.
+    return Document(f"{DEAD_LOGS}-{now:%Y.%m.%d}", msgspec.json.encode(body), line, refused)
 
 
-def _object(content: bytes) -> dict[str, Any] | None:
+def parse_object(content: bytes) -> dict[str, Any] | None:
+    """Read a line; None where it is no JSON object."""
     try:
         return msgspec.json.decode(content, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -79,7 +78,7 @@ def _object(content: bytes) -> dict[str, Any] | None:
 
 def _day(timestamp: object, now: datetime) -> str | None:
     try:
-        at = datetime.fromisoformat(timestamp).astimezone(UTC)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
+        at = parse_instant(timestamp)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
         return None
     return f"{at:%Y.%m.%d}" if now - OLDEST < at < now + YOUNGEST else None

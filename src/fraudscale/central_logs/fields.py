@@ -16,76 +16,30 @@ COMMON: Final[dict[str, Type]] = {
     "exception": "text",
 }
 """What any line may have."""
+_EVENT_FIELDS: Final[dict[Type, str]] = {
+    "keyword": """
+        address alias client code digest door endpoint file first_field first_reason first_source
+        group hpa index kind library model_version part prometheus protocol servers serving source
+        topic transaction_id transactional_id version wanted
+    """,
+    "text": """
+        error first_detail message reason
+    """,
+    "long": """
+        attempt count cpu_millicores cpu_usage current_replicas dead failed group_version
+        memory_usage offset owned parity_rows partitions pid pods ready refused sampled scored
+        session_timeout_ms stabilised target_replicas want
+    """,
+    "double": """
+        after_seconds at fraud_probability http_rate kafka_rate max_difference memory_mi
+        processing_time_ms restart_in_seconds retry_seconds seconds time_scale
+    """,
+    "boolean": """
+        forced is_fraud
+    """,
+}
 OF_EVENTS: Final[dict[str, Type]] = {
-    "address": "keyword",
-    "after_seconds": "double",
-    "alias": "keyword",
-    "at": "double",
-    "attempt": "long",
-    "client": "keyword",
-    "code": "keyword",
-    "count": "long",
-    "cpu_millicores": "long",
-    "cpu_usage": "long",
-    "current_replicas": "long",
-    "dead": "long",
-    "digest": "keyword",
-    "door": "keyword",
-    "endpoint": "keyword",
-    "error": "text",
-    "failed": "long",
-    "file": "keyword",
-    "first_detail": "text",
-    "first_field": "keyword",
-    "first_reason": "keyword",
-    "first_source": "keyword",
-    "forced": "boolean",
-    "fraud_probability": "double",
-    "group": "keyword",
-    "group_version": "long",
-    "hpa": "keyword",
-    "http_rate": "double",
-    "index": "keyword",
-    "is_fraud": "boolean",
-    "kafka_rate": "double",
-    "kind": "keyword",
-    "library": "keyword",
-    "max_difference": "double",
-    "memory_mi": "double",
-    "memory_usage": "long",
-    "message": "text",
-    "model_version": "keyword",
-    "offset": "long",
-    "owned": "long",
-    "parity_rows": "long",
-    "part": "keyword",
-    "partitions": "long",
-    "pid": "long",
-    "pods": "long",
-    "processing_time_ms": "double",
-    "prometheus": "keyword",
-    "protocol": "keyword",
-    "ready": "long",
-    "reason": "text",
-    "refused": "long",
-    "restart_in_seconds": "double",
-    "retry_seconds": "double",
-    "sampled": "long",
-    "scored": "long",
-    "seconds": "double",
-    "servers": "keyword",
-    "serving": "keyword",
-    "session_timeout_ms": "long",
-    "source": "keyword",
-    "stabilised": "long",
-    "target_replicas": "long",
-    "time_scale": "double",
-    "topic": "keyword",
-    "transaction_id": "keyword",
-    "transactional_id": "keyword",
-    "version": "keyword",
-    "want": "long",
-    "wanted": "keyword",
+    name: kind for kind, names in _EVENT_FIELDS.items() for name in names.split()
 }
 """What an event may have; docs/reference/logs.md says which."""
 ALIASES: Final[dict[str, str]] = {"trace.id": "trace_id", "span.id": "span_id"}
@@ -123,40 +77,27 @@ def _properties(fields: dict[str, Type]) -> dict[str, Any]:
 def _aliases(fields: dict[str, Type]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, path in ALIASES.items():
-        if path not in fields:
-            continue
-        head, dot, rest = name.partition(".")
-        alias = {"type": "alias", "path": path}
-        found[head] = {"properties": {rest: alias}} if dot else alias
+        if path in fields:
+            group, _, field = name.partition(".")
+            found[group] = {"properties": {field: {"type": "alias", "path": path}}}
     return found
 
 
+_KUBERNETES: Final = _properties(
+    dict.fromkeys(("namespace_name", "pod_name", "container_name", "host"), "keyword")
+)
+# Labels are `name=value` each: as an object, a label `app` and a label `app.kubernetes.io/name` contradict each other.
 _ORIGIN: Final = {
     "@timestamp": _property("date"),  # a collector's own clock, where it adds that
     "log": {"properties": {"file": _property("keyword"), "offset": _property("long")}},
-    "kubernetes": {
-        "properties": {
-            # `name=value` each: as an object, a label `app` and a label `app.kubernetes.io/name` contradict each other
-            "labels": _property("keyword"),
-            **_properties(
-                {
-                    "namespace_name": "keyword",
-                    "pod_name": "keyword",
-                    "container_name": "keyword",
-                    "host": "keyword",
-                }
-            ),
-        }
-    },
+    "kubernetes": {"properties": {"labels": _property("keyword"), **_KUBERNETES}},
 }
 """Where a line was read: of a file on one machine, of a container in a cluster."""
 
 
 def logs_template() -> dict[str, Any]:
     """The index template of log lines. A field that it doesn't know is refused: guessed types are how lines get lost."""
-    fields = COMMON | OF_EVENTS
-    properties = {**_properties(fields), **_ORIGIN, **_aliases(fields)}
-    return _template(LOGS, properties, dynamic="strict")
+    return _template(LOGS, COMMON | OF_EVENTS, dynamic="strict")
 
 
 def dead_logs_template() -> dict[str, Any]:
@@ -169,18 +110,16 @@ def dead_logs_template() -> dict[str, Any]:
         "trace_id": "keyword",
         "transaction_id": "keyword",
     }
-    return _template(DEAD_LOGS, {**_properties(fields), **_ORIGIN, **_aliases(fields)}, dynamic=False)
+    return _template(DEAD_LOGS, fields, dynamic=False)
 
 
-def _template(name: str, properties: dict[str, Any], dynamic: Literal["strict", False]) -> dict[str, Any]:
+def _template(name: str, fields: dict[str, Type], dynamic: Literal["strict", False]) -> dict[str, Any]:
+    properties = {**_properties(fields), **_ORIGIN, **_aliases(fields)}
     return {
         "index_patterns": [f"{name}-*"],
         "priority": 200,
         "composed_of": [LIFECYCLE],
-        "template": {
-            "settings": _SETTINGS,
-            "mappings": {"dynamic": dynamic, "properties": properties},
-        },
+        "template": {"settings": _SETTINGS, "mappings": {"dynamic": dynamic, "properties": properties}},
         "_meta": {
             "description": "Written by `make gen` from fraudscale/central_logs/fields.py; do not edit."
         },

@@ -4,19 +4,15 @@ They use only what both import: searches and the older kind of visualisations, w
 """
 
 import json
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from fraudscale.central_logs.fields import DEAD_LOGS, LOGS
 
 SOURCE: Final = "kibanaSavedObjectMeta.searchSourceJSON.index"
-WIDTH: Final = 48
-"""Columns of a dashboard."""
 
 
-@dataclass(frozen=True)
-class Search:
-    """A saved search: a query in KQL, and the columns beside the time."""
+class SavedSearch(NamedTuple):
+    """A query in KQL, and the columns beside the time."""
 
     id: str
     title: str
@@ -25,172 +21,118 @@ class Search:
     columns: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Chart:
+class SavedChart(NamedTuple):
     """A visualisation that counts lines, by time or by the most frequent values of a field."""
 
     id: str
     title: str
     kind: Literal["histogram", "table"]
-    pattern: str
     query: str
     by: str
     metric: tuple[str, str] = ("count", "")
     """Aggregation and its field."""
 
 
-@dataclass(frozen=True)
-class Panel:
-    """A place on the dashboard, in its columns and rows."""
-
-    of: Search | Chart
-    x: int
-    y: int
-    w: int
-    h: int
-
-
 PREDICTIONS: Final = "event: prediction_made"
+PROBLEMS: Final = "level: (warning or error)"
 SEARCHES: Final = (
-    Search(
+    SavedSearch(
         "fraudscale-problems",
         "fraudscale: warnings and errors",
         LOGS,
-        "level: (warning or error)",
+        PROBLEMS,
         ("level", "event", "process", "replica_id", "reason", "error"),
     ),
-    Search(
+    SavedSearch(
         "fraudscale-frauds",
         "fraudscale: frauds",
         LOGS,
         f"{PREDICTIONS} and is_fraud: true",
         ("transaction_id", "fraud_probability", "model_version", "replica_id", "trace_id"),
     ),
-    Search(
+    SavedSearch(
         "fraudscale-traced",
         "fraudscale: lines with a trace",
         LOGS,
         "trace_id: *",
         ("trace_id", "event", "process", "replica_id", "transaction_id"),
     ),
-    Search("fraudscale-refused", "fraudscale: refused lines", DEAD_LOGS, "", ("reason", "line")),
+    SavedSearch("fraudscale-refused", "fraudscale: refused lines", DEAD_LOGS, "", ("reason", "line")),
 )
 CHARTS: Final = (
-    Chart("fraudscale-predictions", "Predictions", "histogram", LOGS, PREDICTIONS, "is_fraud"),
-    Chart(
-        "fraudscale-levels",
-        "Warnings and errors",
-        "histogram",
-        LOGS,
-        "level: (warning or error)",
-        "event",
-    ),
-    Chart(
+    SavedChart("fraudscale-predictions", "Predictions", "histogram", PREDICTIONS, "is_fraud"),
+    SavedChart("fraudscale-levels", "Warnings and errors", "histogram", PROBLEMS, "event"),
+    SavedChart(
         "fraudscale-slowest",
         "Milliseconds of a prediction, 95th percentile",
         "table",
-        LOGS,
         PREDICTIONS,
         "replica_id",
         ("percentiles", "processing_time_ms"),
     ),
 )
-PANELS: Final = (
-    Panel(CHARTS[0], 0, 0, 24, 12),
-    Panel(CHARTS[1], 24, 0, 24, 12),
-    Panel(CHARTS[2], 0, 12, 16, 12),
-    Panel(SEARCHES[0], 16, 12, 32, 12),
+GRID: Final = (
+    ("visualization", CHARTS[0].id, {"x": 0, "y": 0, "w": 24, "h": 12}),
+    ("visualization", CHARTS[1].id, {"x": 24, "y": 0, "w": 24, "h": 12}),
+    ("visualization", CHARTS[2].id, {"x": 0, "y": 12, "w": 16, "h": 12}),
+    ("search", SEARCHES[0].id, {"x": 16, "y": 12, "w": 32, "h": 12}),
 )
-
-
-@dataclass
-class SavedObject:
-    """One line of the file."""
-
-    type: str
-    id: str
-    attributes: dict[str, Any]
-    references: list[dict[str, str]] = field(default_factory=list)
+"""What the dashboard shows, and where: it has 48 columns."""
 
 
 def saved_objects() -> str:
     """Write all of them as NDJSON, as an import takes it."""
-    patterns = [_pattern(name) for name in (LOGS, DEAD_LOGS)]
+    patterns = [
+        _object("index-pattern", name, {"title": f"{name}-*", "timeFieldName": "timestamp"})
+        for name in (LOGS, DEAD_LOGS)
+    ]
     objects = [*patterns, *map(_search, SEARCHES), *map(_chart, CHARTS), _dashboard()]
-    return "".join(f"{json.dumps(vars(one), sort_keys=True)}\n" for one in objects)
+    return "".join(f"{json.dumps(one, sort_keys=True)}\n" for one in objects)
 
 
-def _pattern(name: str) -> SavedObject:
-    return SavedObject("index-pattern", name, {"title": f"{name}-*", "timeFieldName": "timestamp"})
+def _object(kind: str, name: str, attributes: dict[str, Any], *references: dict[str, str]) -> dict[str, Any]:
+    return {"type": kind, "id": name, "attributes": attributes, "references": references}
 
 
-def _meta(query: str) -> dict[str, str]:
-    source = {
-        "query": {"query": query, "language": "kuery"},
-        "filter": [],
-        "indexRefName": SOURCE,
-    }
-    return {"searchSourceJSON": json.dumps(source)}
+def _of_query(one: SavedSearch | SavedChart, kind: str, pattern: str, **attributes: Any) -> dict[str, Any]:
+    """The object of a query over the lines of an index pattern."""
+    source = {"query": {"query": one.query, "language": "kuery"}, "filter": [], "indexRefName": SOURCE}
+    attributes |= {"title": one.title, "description": ""}
+    attributes["kibanaSavedObjectMeta"] = {"searchSourceJSON": json.dumps(source)}
+    return _object(kind, one.id, attributes, {"name": SOURCE, "type": "index-pattern", "id": pattern})
 
 
-def _search(one: Search) -> SavedObject:
-    attributes = {
-        "title": one.title,
-        "description": "",
-        "columns": list(one.columns),
-        "sort": [["timestamp", "desc"]],
-        "kibanaSavedObjectMeta": _meta(one.query),
-    }
-    return SavedObject("search", one.id, attributes, [_reference(one.pattern)])
+def _search(one: SavedSearch) -> dict[str, Any]:
+    return _of_query(one, "search", one.pattern, columns=one.columns, sort=[["timestamp", "desc"]])
 
 
-def _reference(pattern: str) -> dict[str, str]:
-    return {"name": SOURCE, "type": "index-pattern", "id": pattern}
-
-
-def _chart(one: Chart) -> SavedObject:
-    by_value = {
-        "field": one.by,
-        "size": 10,
-        "order": "desc",
-        "orderBy": "1" if one.metric[0] == "count" else "_key",
-    }
+def _chart(one: SavedChart) -> dict[str, Any]:
     kind, of = one.metric
-    metric = {"field": of, "percents": [95]} if of else {}
+    values = {"field": one.by, "size": 10, "order": "desc", "orderBy": "1" if kind == "count" else "_key"}
     aggregations = [
-        {"id": "1", "enabled": True, "type": kind, "schema": "metric", "params": metric},
-        {
-            "id": "2",
-            "enabled": True,
-            "type": "terms",
-            "schema": "bucket" if one.kind == "table" else "group",
-            "params": by_value,
-        },
+        _aggregation("1", kind, "metric", {"field": of, "percents": [95]} if of else {}),
+        _aggregation("2", "terms", "bucket" if one.kind == "table" else "group", values),
     ]
     if one.kind == "histogram":
-        params = {"field": "timestamp", "interval": "auto", "min_doc_count": 1}
-        time = {"id": "3", "enabled": True, "type": "date_histogram", "schema": "segment", "params": params}
-        aggregations.append(time)
+        by_time = {"field": "timestamp", "interval": "auto", "min_doc_count": 1}
+        aggregations.append(_aggregation("3", "date_histogram", "segment", by_time))
     state = {"title": one.title, "type": one.kind, "aggs": aggregations, "params": {"addLegend": True}}
-    attributes = {
-        "title": one.title,
-        "description": "",
-        "uiStateJSON": "{}",
-        "visState": json.dumps(state),
-        "kibanaSavedObjectMeta": _meta(one.query),
-    }
-    return SavedObject("visualization", one.id, attributes, [_reference(one.pattern)])
+    return _of_query(one, "visualization", LOGS, uiStateJSON="{}", visState=json.dumps(state))
 
 
-def _dashboard() -> SavedObject:
+def _aggregation(number: str, kind: str, schema: str, params: dict[str, Any]) -> dict[str, Any]:
+    return {"id": number, "enabled": True, "type": kind, "schema": schema, "params": params}
+
+
+def _dashboard() -> dict[str, Any]:
     panels = [
         {
             "panelIndex": str(number),
             "panelRefName": f"panel_{number}",
-            "gridData": {"x": p.x, "y": p.y, "w": p.w, "h": p.h, "i": str(number)},
+            "gridData": {**place, "i": str(number)},
             "embeddableConfig": {},
         }
-        for number, p in enumerate(PANELS)
+        for number, (_, _, place) in enumerate(GRID)
     ]
     source = {"query": {"query": "", "language": "kuery"}, "filter": []}
     attributes = {
@@ -204,11 +146,6 @@ def _dashboard() -> SavedObject:
         "kibanaSavedObjectMeta": {"searchSourceJSON": json.dumps(source)},
     }
     references = [
-        {
-            "name": f"panel_{number}",
-            "type": "search" if isinstance(p.of, Search) else "visualization",
-            "id": p.of.id,
-        }
-        for number, p in enumerate(PANELS)
+        {"name": f"panel_{number}", "type": kind, "id": name} for number, (kind, name, _) in enumerate(GRID)
     ]
-    return SavedObject("dashboard", "fraudscale-logs", attributes, references)
+    return _object("dashboard", "fraudscale-logs", attributes, *references)

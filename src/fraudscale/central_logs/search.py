@@ -1,26 +1,20 @@
-"""`fraudscale logs`: the lines of one transaction over all parts, from the store where it runs, else from the files."""
+"""`fraudscale logs`: the lines of one transaction over all components, from the store where it runs, else from the files."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from fraudscale.central_logs.fields import DEAD_LOGS, LOGS
+from fraudscale.central_logs.documents import parse_object
 from fraudscale.central_logs.store import Store
+from fraudscale.clock import parse_duration, parse_instant
 from fraudscale.errors import InputError
 
 LIMIT: Final = 1000
-MOST: Final = 10_000
-"""What a store gives at once."""
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SHOWN_FIRST: Final = ("timestamp", "level", "event", "process", "replica_id", "log")
-
-Line = dict[str, Any]
-"""A decoded line; `log` says where it was read: `file`, and `offset` in bytes."""
 
 
 class BadQuery(InputError):
@@ -39,11 +33,11 @@ class Query:
     limit: int = LIMIT
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """Lines in the order of their time, and how many there are of which these are the first."""
 
-    lines: list[Line]
+    lines: list[dict[str, Any]]
+    """Decoded; `log` says where each was read: `file`, and `offset` in bytes."""
     total: int
 
 
@@ -53,10 +47,12 @@ def since(text: str, now: datetime) -> datetime:
     Raises:
         BadQuery: it is neither.
     """
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
-        return now - timedelta(seconds=float(match[1]) * _UNITS[match[2]])
     try:
-        return datetime.fromisoformat(text).astimezone(UTC)
+        return now - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return parse_instant(text)
     except ValueError as error:
         raise BadQuery(f"--since {text}: must be such as 10m, 2h, or 2026-11-25T08:00:00Z") from error
 
@@ -72,74 +68,60 @@ def in_files(logs: Path, query: Query) -> Found:
         for trace in sorted(traces):
             wanted += _matching(logs, Query(trace=trace, events=query.events, since=query.since))
     unique = {(line["log"]["file"], line["log"]["offset"]): line for line in wanted}
-    lines = sorted(unique.values(), key=_order)
+    lines = sorted(unique.values(), key=lambda line: (_at(line), line["log"]["file"], line["log"]["offset"]))
     return Found(lines[: query.limit], len(lines))
 
 
 def in_store(store: Store, query: Query) -> Found:
-    """Ask the store.
+    """Ask the store, as `in_files` searches the files.
 
     Raises:
         StoreUnavailable: it doesn't answer.
         StoreRefused: it wants other credentials.
     """
-    ids: list[dict[str, Any]] = []
+    filters: list[dict[str, Any]] = []
     if query.transaction:
-        ids = [{"term": {"transaction_id": query.transaction}}]
-        of_traces = {"bool": {"filter": [*ids, {"exists": {"field": "trace_id"}}]}}
-        with_trace, _ = store.search(f"{LOGS}-*,{DEAD_LOGS}-*", of_traces, LIMIT)
-        ids += [{"term": {"trace_id": trace}} for trace in sorted({line["trace_id"] for line in with_trace})]
-    filters: list[dict[str, Any]] = [{"bool": {"should": ids, "minimum_should_match": 1}}] if ids else []
+        id_matches: dict[str, Any] = {"term": {"transaction_id": query.transaction}}
+        of_traces = {"bool": {"filter": [id_matches, {"exists": {"field": "trace_id"}}]}}
+        with_trace, _ = store.search(of_traces, LIMIT)
+        traces = sorted({line["trace_id"] for line in with_trace})
+        filters.append({"bool": {"should": [id_matches, {"terms": {"trace_id": traces}}]}})
     if query.trace:
         filters.append({"term": {"trace.id": query.trace}})
     if query.events:
         filters.append({"terms": {"event": query.events}})
     if query.since:
         filters.append({"range": {"timestamp": {"gte": query.since.isoformat()}}})
-    found, total = store.search(f"{LOGS}-*,{DEAD_LOGS}-*", {"bool": {"filter": filters}}, query.limit)
-    return Found(found, total)
+    return Found(*store.search({"bool": {"filter": filters}}, query.limit))
 
 
-def _matching(logs: Path, query: Query) -> Iterator[Line]:
+def _matching(logs: Path, query: Query) -> Iterator[dict[str, Any]]:
     # Bytes are searched first: only lines that may be wanted are worth decoding.
     marks = [msgspec.json.encode(value) for value in (query.trace, query.transaction) if value]
-    events = [msgspec.json.encode(event) for event in query.events]
+    events = [msgspec.json.encode(event) for event in query.events] or [b""]
     for path in sorted(logs.glob("*.log*")):
         offset = 0
         with path.open("rb") as file:
             for content in file:
-                if all(mark in content for mark in marks) and (
-                    not events or any(event in content for event in events)
-                ):
-                    line = _object(content)
+                if all(mark in content for mark in marks) and any(event in content for event in events):
+                    line = parse_object(content)
                     if line is not None and _matches(line, query):
                         yield {**line, "log": {"file": path.name, "offset": offset}}
                 offset += len(content)
 
 
-def _object(content: bytes) -> Line | None:
+def _matches(line: Mapping[str, Any], query: Query) -> bool:
+    return (
+        (not query.events or line.get("event") in query.events)
+        and query.trace in (None, line.get("trace_id"))
+        and query.transaction in (None, line.get("transaction_id"))
+        and (query.since is None or _at(line) >= query.since)
+    )
+
+
+def _at(line: Mapping[str, Any]) -> datetime:
     try:
-        return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _matches(line: Line, query: Query) -> bool:
-    if query.events and line.get("event") not in query.events:
-        return False
-    wanted = (("trace_id", query.trace), ("transaction_id", query.transaction))
-    if any(value is not None and line.get(field) != value for field, value in wanted):
-        return False
-    return query.since is None or _at(line) >= query.since
-
-
-def _order(line: Line) -> tuple[datetime, str, int]:
-    return _at(line), line["log"]["file"], line["log"]["offset"]
-
-
-def _at(line: Line) -> datetime:
-    try:
-        return datetime.fromisoformat(str(line.get("timestamp"))).astimezone(UTC)
+        return parse_instant(str(line.get("timestamp")))
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
 

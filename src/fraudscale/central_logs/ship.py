@@ -1,32 +1,33 @@
-"""`fraudscale ship-logs`: brings the log lines of all parts to the store; none is lost while the store is away.
+"""`fraudscale ship-logs`: brings the log lines of all components to the store; none is lost while the store is away.
 
 One bulk is on its way at a time and nothing is read ahead, so a slow store slows the reading and takes no memory. What the
 store refuses goes to a dead-letter index with the reason. Positions are written down once a batch is there.
 """
 
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
 from http import HTTPStatus
 from pathlib import Path
-from types import FrameType
+from threading import Event
 from typing import Final, TypeVar
 
-from fraudscale.central_logs.documents import MAPPING, NOT_JSON, REASONS, Document, dead_letter, document
-from fraudscale.central_logs.files import Batch, Follower
-from fraudscale.central_logs.store import (
-    IndexSize,
-    Outcome,
-    Store,
-    StoreRefused,
-    StoreUnavailable,
-    open_store,
+from fraudscale.central_logs.documents import (
+    MAPPING,
+    NOT_JSON,
+    REASONS,
+    Document,
+    LogLine,
+    dead_letter,
+    document,
 )
+from fraudscale.central_logs.retention import surplus
+from fraudscale.central_logs.store import BulkOutcome, Store, StoreRefused, StoreUnavailable, open_store
+from fraudscale.central_logs.tail import LogBatch, LogTail
 from fraudscale.config import CentralLogSettings, LogSettings, MetricsSettings
 from fraudscale.errors import FraudscaleError
 from fraudscale.metrics import LogShippingMetrics, process_registry
+from fraudscale.stopping import StopSignals
 from fraudscale.telemetry import logs
 from fraudscale.telemetry.logs import Logger, LogLimiter
 from fraudscale.telemetry.probes import OpsServer
@@ -38,18 +39,15 @@ DISK_SECONDS: Final = 5.0
 TIDY_SECONDS: Final = 60.0
 UNREADY_SECONDS: Final = 30.0
 """A shipper whose store has been away for so long says so at /readyz."""
-OWN_FAULT: Final = frozenset(
-    {
-        "document_parsing_exception",
-        "illegal_argument_exception",
-        "mapper_parsing_exception",
-        "strict_dynamic_mapping_exception",
-    }
+OWN_FAULT: Final = (
+    "document_parsing_exception",
+    "illegal_argument_exception",
+    "mapper_parsing_exception",
+    "strict_dynamic_mapping_exception",
 )
 """What a document is refused for, with 400, that would be refused again; else it is the cluster's, such as "too many shards"."""
 READ_ONLY: Final = "cluster_block_exception"
 """With 403: the index, or the whole cluster, takes nothing; a line of last week meets an index that is closed to writes."""
-DONE: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED})
 
 T = TypeVar("T")
 
@@ -120,19 +118,19 @@ class Shipper:
                     self._log.error("log_positions_not_written", error=str(error))
                 self._pause(DISK_SECONDS)
 
-    def step(self, follower: Follower) -> bool:
+    def step(self, tail: LogTail) -> bool:
         """Ship one batch; tell whether there was one.
 
         Raises:
             Stopping: a signal came; the batch is read again at the next start, under the same ids.
         """
-        batch = self.on_disk(follower.read)
-        self._metrics.behind.labels().value = follower.behind()
+        batch = self.on_disk(tail.read)
+        self._metrics.behind.labels().value = tail.behind()
         if not batch.offsets:
             return False
-        self._deliver(batch, follower)
-        self.on_disk(lambda: follower.accept(batch))
-        self._metrics.behind.labels().value = follower.behind()
+        self._deliver(batch, tail)
+        self.on_disk(lambda: tail.accept(batch))
+        self._metrics.behind.labels().value = tail.behind()
         return True
 
     def cut_unread(self, part: str, offset: int) -> None:
@@ -150,59 +148,55 @@ class Shipper:
             if self._log_limiter.allows("tidy"):
                 self._log.warning("log_indices_not_tidied", error=str(error))
 
-    # A batch.
-
-    def _deliver(self, batch: Batch, follower: Follower) -> None:
+    def _deliver(self, batch: LogBatch, tail: LogTail) -> None:
         now = datetime.now(UTC)
         pending = [document(line, now) for line in batch.lines]
         while pending:
             pending = self._send(pending, now)
             if pending:
-                self.on_disk(follower.look)
+                self.on_disk(tail.look)
 
     def _send(self, documents: Sequence[Document], now: datetime) -> list[Document]:
         """Send documents; return those that are to be sent again, or as dead letters."""
         try:
             outcomes = self._store.add(documents)
-        except StoreUnavailable as error:
-            self._back_off(str(error))
-            return list(documents)
-        except StoreRefused as error:
-            if (
-                error.status != HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-            ):  # no document's fault: credentials, a proxy
+        except (StoreUnavailable, StoreRefused) as error:
+            if getattr(error, "status", None) != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                # No document's fault, also where it is refused: credentials, a proxy. To skip them would lose them all.
                 self._back_off(str(error))
                 return list(documents)
-            if len(documents) == 1:
-                return self._settle(documents, [Outcome(error.status, str(error))], now)
-            half = len(documents) // 2
-            return [*self._send(documents[:half], now), *self._send(documents[half:], now)]
+            if len(documents) > 1:
+                half = len(documents) // 2
+                return [*self._send(documents[:half], now), *self._send(documents[half:], now)]
+            outcomes = [BulkOutcome(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))]
         return self._settle(documents, outcomes, now)
 
     def _settle(
-        self, documents: Sequence[Document], outcomes: Sequence[Outcome], now: datetime
+        self, documents: Sequence[Document], outcomes: Sequence[BulkOutcome], now: datetime
     ) -> list[Document]:
         follow_up: list[Document] = []
         busy = ""
         for one, outcome in zip(documents, outcomes, strict=True):
-            status, reason, _ = outcome
-            if status in DONE:
+            if outcome.status == HTTPStatus.CREATED:
                 self._count(one)
-            elif status == HTTPStatus.CONFLICT:
+            elif outcome.status == HTTPStatus.CONFLICT:  # sent before a crash, or before the answer was lost
                 self._metrics.repeated.labels().value += 1
             elif not _is_refused(one, outcome):
-                busy = busy or f"{status}: {reason}"
+                busy = busy or f"{outcome.status}: {outcome.reason}"
                 follow_up.append(one)
             elif not one.refused:
-                follow_up.append(dead_letter(one.line, MAPPING, reason, now))
+                follow_up.append(dead_letter(one.line, MAPPING, outcome.reason, now))
             else:
-                self._metrics.dropped.labels().value += 1
-                self._log.error("log_line_dropped", file=one.line.file, offset=one.line.offset, reason=reason)
+                self._drop(one.line, outcome.reason)
         if busy:
             self._back_off(busy)
         else:
             self._is_back()
         return follow_up
+
+    def _drop(self, line: LogLine, reason: str) -> None:
+        self._metrics.dropped.labels().value += 1
+        self._log.error("log_line_dropped", file=line.file, offset=line.offset, reason=reason)
 
     def _count(self, one: Document) -> None:
         if not one.refused:
@@ -217,8 +211,6 @@ class Shipper:
                 "log_lines_refused", count=self._refused, file=one.line.file, reason=one.refused
             )
             self._refused = 0
-
-    # A store that is away.
 
     def _back_off(self, reason: str) -> None:
         seconds = BACK_OFF_SECONDS[min(self._failures, len(BACK_OFF_SECONDS) - 1)]
@@ -239,47 +231,13 @@ class Shipper:
         self._away_since, self._failures, self._reached = None, 0, True
 
 
-def _is_refused(one: Document, outcome: Outcome) -> bool:
+def _is_refused(one: Document, outcome: BulkOutcome) -> bool:
     """Tell whether to send the same again is in vain."""
     if outcome.status == HTTPStatus.FORBIDDEN:  # a dead letter goes to the index of today
         return outcome.kind == READ_ONLY and not one.refused
     return outcome.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE or (
         outcome.status == HTTPStatus.BAD_REQUEST and outcome.kind in OWN_FAULT
     )
-
-
-def surplus(
-    indices: Iterable[IndexSize], today: date, keep_days: int, keep_bytes: int
-) -> list[tuple[str, str]]:
-    """Return the indices to delete, oldest first, each with the reason.
-
-    Args:
-        indices: those of log lines, named by their day.
-        today: of UTC.
-        keep_days: 0 keeps all.
-        keep_bytes: of all together.
-    """
-    if not keep_days:
-        return []
-    dated = sorted((day, one) for one in indices if (day := _day(one.name)) is not None)
-    found = []
-    total = sum(one.bytes for _, one in dated)
-    for day, one in dated:
-        if today - day > timedelta(days=keep_days):
-            found.append((one.name, f"older than {keep_days} days"))
-        elif total > keep_bytes:
-            found.append((one.name, f"all indices together are larger than {keep_bytes} bytes"))
-        else:
-            break
-        total -= one.bytes
-    return found
-
-
-def _day(index: str) -> date | None:
-    try:
-        return datetime.strptime(index.rpartition("-")[2], "%Y.%m.%d").replace(tzinfo=UTC).date()
-    except ValueError:  # somebody's own, such as a reindexed copy
-        return None
 
 
 def run(
@@ -307,39 +265,31 @@ def run(
     """
     log = logs.set_up(log_settings, process="ship-logs")
     metrics = LogShippingMetrics(REASONS)
-    stop = threading.Event()
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    store = open_store(endpoint, settings)
-    shipper = Shipper(store, metrics, log, stop.wait)
-    server = OpsServer(ops, process_registry(metrics), shipper.not_ready)
-    server.start()
-    try:
-        shipper.at_store(lambda: store.install(settings.log_templates))
-        cluster = shipper.at_store(store.cluster)
-        follower = Follower(home / "logs", home / "data/log-positions.json", cluster, shipper.cut_unread)
-        log.info("log_shipping_started", address=endpoint)
-        _ship(shipper, follower, settings.keep_days(own=own), settings.log_keep_bytes, stop)
-    except Stopping:
-        pass
-    finally:
-        server.stop()
-        store.close()
+    with StopSignals() as signals:
+        store = open_store(endpoint, settings)
+        shipper = Shipper(store, metrics, log, signals.stop.wait)
+        server = OpsServer(ops, process_registry(metrics), shipper.not_ready)
+        server.start()
+        try:
+            shipper.at_store(lambda: store.install(settings.log_templates))
+            cluster = shipper.at_store(store.cluster)
+            tail = LogTail(home / "logs", home / "data/log-positions.json", cluster, shipper.cut_unread)
+            log.info("log_shipping_started", address=endpoint)
+            _ship(shipper, tail, settings.keep_days(own=own), settings.log_keep_bytes, signals.stop)
+        except Stopping:
+            pass
+        finally:
+            server.stop()
+            store.close()
     log.info("log_shipping_stopped")
     return 0
 
 
-def _ship(
-    shipper: Shipper, follower: Follower, keep_days: int, keep_bytes: int, stop: threading.Event
-) -> None:
+def _ship(shipper: Shipper, tail: LogTail, keep_days: int, keep_bytes: int, stop: Event) -> None:
     tidy_at = time.monotonic()
     while not stop.is_set():
         if time.monotonic() >= tidy_at:
             tidy_at = time.monotonic() + TIDY_SECONDS
             shipper.tidy(keep_days, keep_bytes, datetime.now(UTC).date())
-        if not shipper.step(follower):
+        if not shipper.step(tail):
             stop.wait(PAUSE_SECONDS)

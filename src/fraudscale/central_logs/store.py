@@ -1,7 +1,7 @@
 """The one module that talks to the store of log lines, in the API that Elasticsearch and OpenSearch share."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ from fraudscale.net import Answer, NoAnswer, Server, basic_auth
 TIMEOUT_SECONDS: Final = 30.0
 LARGEST_ANSWER: Final = 1024 * 1024 * 1024
 """Bytes: the 10,000 lines that a search may find are long at times."""
-_TYPES: Final = {"json": "application/json", "lines": "application/x-ndjson"}
+ALL_LOGS: Final = f"{LOGS}-*,{DEAD_LOGS}-*"
 
 
 class StoreUnavailable(FraudscaleError):
@@ -33,7 +33,7 @@ class StoreRefused(FraudscaleError):
         self.status = status
 
 
-class Outcome(NamedTuple):
+class BulkOutcome(NamedTuple):
     """What became of one document of a bulk: the status of its own, and why not, in words and as the store's type."""
 
     status: int
@@ -49,7 +49,11 @@ class IndexSize(NamedTuple):
 
 
 class Store:
-    """A store at one address; connections are kept open."""
+    """A store at one address; connections are kept open.
+
+    Whatever asks it raises StoreUnavailable where it doesn't answer, and StoreRefused where it says no: to our credentials,
+    to a request that is too long (413), to a template.
+    """
 
     def __init__(
         self,
@@ -66,20 +70,13 @@ class Store:
         self._server.close()
 
     def cluster(self) -> str:
-        """Return the id of the cluster, which an emptied one hasn't in common with the one before.
-
-        Raises:
-            StoreUnavailable: it doesn't answer.
-            StoreRefused: it wants other credentials.
-        """
+        """Return the id of the cluster, which an emptied one hasn't in common with the one before."""
         return str(self._json("GET", "/")["cluster_uuid"])
 
     def install(self, templates: Path) -> None:
         """Put the index templates in place; the lifecycle that Elasticsearch has already stays as it is.
 
         Raises:
-            StoreUnavailable: it doesn't answer.
-            StoreRefused: it doesn't take a template.
             OSError: a file can't be read.
         """
         try:
@@ -91,66 +88,36 @@ class Store:
         for name in (LOGS, DEAD_LOGS):
             self._json("PUT", f"/_index_template/{name}", (templates / f"{name}.json").read_bytes())
 
-    def add(self, documents: Sequence[Document]) -> list[Outcome]:
-        """Add documents; one whose id is there already stays as it is and gets 409.
+    def add(self, documents: Sequence[Document]) -> list[BulkOutcome]:
+        """Add documents, some of them even where it raises StoreUnavailable: the same again is right.
 
         Returns:
-            an outcome a document, in their order.
-
-        Raises:
-            StoreUnavailable: none or some of them are there; the same again is right.
-            StoreRefused: the whole of it, as with 413 when it is too long.
+            an outcome a document, in their order; 409 where the id is there already, whose document stays as it is.
         """
-        body = b"".join(_actions(documents))
-        answer = self._json("POST", "/_bulk?filter_path=items.*.status,items.*.error", body, kind="lines")
-        return [
-            Outcome(one["status"], _reason(error), (error or {}).get("type", ""))
-            for item in answer.get("items", [])
-            for one in (item["create"],)
-            for error in (one.get("error"),)
-        ]
+        body = b"".join(_action(one) for one in documents)
+        answer = self._json("POST", "/_bulk?filter_path=items.*.status,items.*.error", body, kind="x-ndjson")
+        return [_outcome(item["create"]) for item in answer.get("items", [])]
 
     def sizes(self) -> list[IndexSize]:
-        """List the indices of log lines.
-
-        Raises:
-            StoreUnavailable: it doesn't answer.
-            StoreRefused: it doesn't tell.
-        """
-        path = f"/_cat/indices/{LOGS}-*,{DEAD_LOGS}-*?format=json&bytes=b&h=index,store.size"
+        """List the indices of log lines."""
+        path = f"/_cat/indices/{ALL_LOGS}?format=json&bytes=b&h=index,store.size"
         return [IndexSize(row["index"], int(row["store.size"] or 0)) for row in self._json("GET", path)]
 
     def delete(self, index: str) -> None:
-        """Delete an index and what is in it.
-
-        Raises:
-            StoreUnavailable: it doesn't answer.
-            StoreRefused: it doesn't do it.
-        """
+        """Delete an index and what is in it."""
         self._json("DELETE", f"/{quote(index)}?ignore_unavailable=true")
 
-    def search(self, indices: str, query: Mapping[str, Any], limit: int) -> tuple[list[dict[str, Any]], int]:
-        """Find documents in the order of their time.
-
-        Returns:
-            the first `limit` of them, and how many there are.
-
-        Raises:
-            StoreUnavailable: it doesn't answer.
-            StoreRefused: it doesn't take the query.
-        """
+    def search(self, query: Mapping[str, Any], limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Find lines and dead letters; return the first `limit` of them by their time, and how many there are."""
+        order = {"timestamp": "date", "log.file": "keyword", "log.offset": "long"}
         asked = {
             "query": query,
             "size": limit,
             "track_total_hits": True,
-            "sort": [
-                {"timestamp": {"order": "asc", "unmapped_type": "date"}},
-                {"log.file": {"order": "asc", "unmapped_type": "keyword"}},
-                {"log.offset": {"order": "asc", "unmapped_type": "long"}},
-            ],
+            "sort": [{name: {"order": "asc", "unmapped_type": kind}} for name, kind in order.items()],
         }
-        answer = self._json("POST", f"/{indices}/_search?ignore_unavailable=true", msgspec.json.encode(asked))
-        hits = answer["hits"]
+        path = f"/{ALL_LOGS}/_search?ignore_unavailable=true"
+        hits = self._json("POST", path, msgspec.json.encode(asked))["hits"]
         return [hit["_source"] for hit in hits["hits"]], hits["total"]["value"]
 
     def _json(self, method: str, path: str, body: bytes | None = None, kind: str = "json") -> Any:
@@ -166,7 +133,7 @@ class Store:
             raise StoreUnavailable(f"{self.endpoint} answers what is no JSON; is it the store?") from error
 
     def _ask(self, method: str, path: str, body: bytes | None, kind: str) -> Answer:
-        headers = {"Content-Type": _TYPES[kind]} if body is not None else None
+        headers = {"Content-Type": f"application/{kind}"} if body is not None else None
         try:
             return self._server.ask(method, path, body=body, headers=headers)
         except NoAnswer as error:
@@ -179,19 +146,16 @@ def open_store(endpoint: str, settings: CentralLogSettings) -> Store:
     return Store(endpoint, settings.opensearch_username, password.get_secret_value() if password else None)
 
 
-def _actions(documents: Sequence[Document]) -> Iterator[bytes]:
-    for one in documents:
-        yield msgspec.json.encode({"create": {"_index": one.index, "_id": one.id}})
-        yield b"\n"
-        yield one.body
-        yield b"\n"
+def _action(one: Document) -> bytes:
+    # `create`, not `index`: what is there already must stay as it is, whoever sends it again
+    action = msgspec.json.encode({"create": {"_index": one.index, "_id": one.line.id}})
+    return b"%s\n%s\n" % (action, one.body)
 
 
-def _reason(error: Mapping[str, Any] | None) -> str:
-    if not error:
-        return ""
-    cause = error.get("caused_by") or {}
-    return ": ".join(str(text) for text in (error.get("reason"), cause.get("reason")) if text)
+def _outcome(item: Mapping[str, Any]) -> BulkOutcome:
+    error = item.get("error") or {}
+    causes = (error.get("reason"), (error.get("caused_by") or {}).get("reason"))
+    return BulkOutcome(item["status"], ": ".join(str(one) for one in causes if one), error.get("type", ""))
 
 
 def _message(answer: Answer) -> str:

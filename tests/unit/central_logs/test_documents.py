@@ -3,18 +3,18 @@ from datetime import UTC, datetime
 
 import pytest
 
-from fraudscale.central_logs.documents import Line, dead_letter, document
+from fraudscale.central_logs.documents import LogLine, dead_letter, document
 
 NOW = datetime(2026, 11, 25, 8, 0, tzinfo=UTC)
 
 
 def line(content):
-    return Line("c1-40", "replica-1-serve.log", 40, content)
+    return LogLine("c1-40", "replica-1-serve.log", 40, content)
 
 
 def test_a_line_is_filed_under_the_day_of_its_own_time():
     made = document(line(b'{"event":"a_b","timestamp":"2026-11-24T23:59:59.5Z"}'), NOW)
-    assert (made.index, made.id, made.refused) == ("fraudscale-logs-2026.11.24", "c1-40", "")
+    assert (made.index, made.line.id, made.refused) == ("fraudscale-logs-2026.11.24", "c1-40", "")
     assert json.loads(made.body) == {
         "event": "a_b",
         "timestamp": "2026-11-24T23:59:59.5Z",

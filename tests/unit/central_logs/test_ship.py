@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import structlog
 
-from fraudscale.central_logs import ship
+from fraudscale.central_logs import retention, ship
 from fraudscale.central_logs.documents import REASONS
-from fraudscale.central_logs.files import Follower
 from fraudscale.central_logs.ship import Shipper, Stopping
 from fraudscale.central_logs.store import IndexSize, Store, StoreUnavailable
+from fraudscale.central_logs.tail import LogTail
 from fraudscale.metrics import LogShippingMetrics
 from fraudscale.net import Answer
 
@@ -81,7 +81,7 @@ class Run:
         self.metrics = LogShippingMetrics(REASONS)
         self.store = Store(f"http://127.0.0.1:{server.server_port}", timeout=5)
         self.shipper = Shipper(self.store, self.metrics, log, self._wait)
-        self.follower = Follower(self.folder, folder / "positions.json", "c1", self.shipper.cut_unread)
+        self.follower = LogTail(self.folder, folder / "positions.json", "c1", self.shipper.cut_unread)
 
     def _wait(self, seconds):
         self.waited.append(seconds)
@@ -260,5 +260,5 @@ def test_the_oldest_indices_go_when_they_are_too_old_or_all_too_large(days, size
         IndexSize("fraudscale-logs-2026.11.20", 50 * MB),
         IndexSize("fraudscale-logs-2026.11.20-reindexed", 50 * MB),
     ]
-    found = ship.surplus(indices, date(2026, 11, 25), days, size * MB)
+    found = retention.surplus(indices, date(2026, 11, 25), days, size * MB)
     assert [name for name, _ in found] == deleted

@@ -1,7 +1,7 @@
 import pytest
 
-from fraudscale.central_logs import files
-from fraudscale.central_logs.files import Follower
+from fraudscale.central_logs import tail
+from fraudscale.central_logs.tail import LogTail
 from fraudscale.local.supervisor import machine
 
 
@@ -19,7 +19,7 @@ class Folder:
             file.write("".join(f"{line}{end}" for line in lines))
 
     def follower(self, cluster="c1"):
-        return Follower(self.logs, self.positions, cluster, lambda part, at: self.lost.append((part, at)))
+        return LogTail(self.logs, self.positions, cluster, lambda part, at: self.lost.append((part, at)))
 
 
 @pytest.fixture
@@ -155,8 +155,8 @@ def test_a_log_that_was_cut_twice_unread_is_told(folder):
 
 
 def test_a_loud_part_does_not_keep_the_others_waiting(folder, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(files, "BATCH_BYTES", 250)
+    monkeypatch.setattr(tail, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(tail, "BATCH_BYTES", 250)
     for part in "abc":
         folder.write(part, *(f"{part}{i:03}" for i in range(1000)))
     batch = folder.follower().read()
@@ -164,8 +164,8 @@ def test_a_loud_part_does_not_keep_the_others_waiting(folder, monkeypatch):
 
 
 def test_the_next_batch_begins_with_the_part_after_the_last(folder, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK_BYTES", 100)
-    monkeypatch.setattr(files, "BATCH_BYTES", 50)
+    monkeypatch.setattr(tail, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(tail, "BATCH_BYTES", 50)
     for part in "abc":
         folder.write(part, *(f"{part}{i:03}" for i in range(1000)))
     follower = folder.follower()
@@ -184,7 +184,7 @@ def test_a_shorter_log_that_begins_as_before_is_another_content(folder):
 
 
 def test_a_line_longer_than_a_chunk_comes_in_pieces_and_stops_nothing(folder, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK_BYTES", 10)
+    monkeypatch.setattr(tail, "CHUNK_BYTES", 10)
     folder.write("a", "x" * 25, "after")
     assert [line.content for line in drain(folder.follower())] == [b"x" * 10, b"x" * 10, b"xxxxx", b"after"]
 
