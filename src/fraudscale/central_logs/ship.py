@@ -22,7 +22,14 @@ from fraudscale.central_logs.documents import (
     document,
 )
 from fraudscale.central_logs.retention import surplus
-from fraudscale.central_logs.store import BulkOutcome, Store, StoreRefused, StoreUnavailable, open_store
+from fraudscale.central_logs.store import (
+    BulkOutcome,
+    RequestTooLong,
+    Store,
+    StoreRefused,
+    StoreUnavailable,
+    open_store,
+)
 from fraudscale.central_logs.tail import LogBatch, LogTail
 from fraudscale.config import CentralLogSettings, LogSettings, MetricsSettings
 from fraudscale.errors import FraudscaleError
@@ -66,7 +73,7 @@ class Shipper:
 
         Args:
             store: where lines go.
-            metrics: to be exported.
+            metrics: what is counted.
             log: of this process, whose lines are shipped like all others.
             wait: waits so many seconds; True where the process is to stop.
         """
@@ -84,8 +91,7 @@ class Shipper:
         """Say so if the store has been away for long, or was never reached."""
         if not self._reached:
             return "the store was not reached yet"
-        away = self._away_since
-        seconds = 0.0 if away is None else time.monotonic() - away
+        seconds = 0.0 if self._away_since is None else time.monotonic() - self._away_since
         return f"the store has been away for {seconds:.0f} s" if seconds > UNREADY_SECONDS else None
 
     def at_store(self, work: Callable[[], T]) -> T:
@@ -160,15 +166,14 @@ class Shipper:
         """Send documents; return those that are to be sent again, or as dead letters."""
         try:
             outcomes = self._store.add(documents)
-        except (StoreUnavailable, StoreRefused) as error:
-            if getattr(error, "status", None) != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-                # No document's fault, also where it is refused: credentials, a proxy. To skip them would lose them all.
-                self._back_off(str(error))
-                return list(documents)
-            if len(documents) > 1:
-                half = len(documents) // 2
+        except RequestTooLong as error:
+            if half := len(documents) // 2:
                 return [*self._send(documents[:half], now), *self._send(documents[half:], now)]
-            outcomes = [BulkOutcome(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error))]
+            outcomes = [BulkOutcome(error.status, str(error))]
+        except (StoreUnavailable, StoreRefused) as error:
+            # A refusal of the whole is no document's fault: credentials, a proxy. To skip them would lose them all.
+            self._back_off(str(error))
+            return list(documents)
         return self._settle(documents, outcomes, now)
 
     def _settle(
@@ -177,7 +182,7 @@ class Shipper:
         follow_up: list[Document] = []
         busy = ""
         for one, outcome in zip(documents, outcomes, strict=True):
-            if outcome.status == HTTPStatus.CREATED:
+            if outcome.status in {HTTPStatus.OK, HTTPStatus.CREATED}:
                 self._count(one)
             elif outcome.status == HTTPStatus.CONFLICT:  # sent before a crash, or before the answer was lost
                 self._metrics.repeated.labels().value += 1

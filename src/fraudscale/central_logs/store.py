@@ -33,6 +33,10 @@ class StoreRefused(FraudscaleError):
         self.status = status
 
 
+class RequestTooLong(StoreRefused):
+    """It takes the same in smaller pieces."""
+
+
 class BulkOutcome(NamedTuple):
     """What became of one document of a bulk: the status of its own, and why not, in words and as the store's type."""
 
@@ -52,7 +56,7 @@ class Store:
     """A store at one address; connections are kept open.
 
     Whatever asks it raises StoreUnavailable where it doesn't answer, and StoreRefused where it says no: to our credentials,
-    to a request that is too long (413), to a template.
+    to a template, to a request that is too long.
     """
 
     def __init__(
@@ -125,6 +129,8 @@ class Store:
         status = answer.status
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise StoreUnavailable(f"{status}: {_message(answer)}")
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            raise RequestTooLong(status, _message(answer))
         if status >= HTTPStatus.BAD_REQUEST:
             raise StoreRefused(status, _message(answer))
         try:

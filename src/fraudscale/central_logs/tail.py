@@ -77,6 +77,7 @@ class LogTail:
         self._cluster = cluster
         self._lost = lost
         self._positions = _load(saved, cluster)
+        self._on_disk = b""
         self._turn = 0
 
     def read(self) -> LogBatch:
@@ -105,10 +106,8 @@ class LogTail:
         Raises:
             OSError: the positions can't be written.
         """
-        before = msgspec.json.encode(self._positions)
         self._find_contents()
-        if msgspec.json.encode(self._positions) != before:
-            self._save()
+        self._save()
 
     def accept(self, batch: LogBatch) -> None:
         """Count a batch as read, and write that down.
@@ -179,7 +178,10 @@ class LogTail:
         return end
 
     def _save(self) -> None:
-        files.replace(self._saved, msgspec.json.encode(SavedPositions(self._cluster, self._positions)))
+        content = msgspec.json.encode(SavedPositions(self._cluster, self._positions))
+        if content != self._on_disk:
+            files.replace(self._saved, content)
+            self._on_disk = content
 
 
 def _load(saved: Path, cluster: str) -> list[FilePosition]:

@@ -8,7 +8,16 @@ import pytest
 import yaml
 from fluentd_conf import parse
 
-from fraudscale.central_logs.fields import COMMON, DEAD_LOGS, LIFECYCLE, LOGS, OF_EVENTS
+from fraudscale.central_logs import kibana
+from fraudscale.central_logs.fields import (
+    COMMON,
+    DEAD_LOGS,
+    LIFECYCLE,
+    LOGS,
+    OF_EVENTS,
+    dead_logs_template,
+    logs_template,
+)
 
 ROOT = Path(__file__).parents[3] / "logging"
 FLUENTD = parse((ROOT / "fluentd/fluent.conf").read_text())
@@ -305,3 +314,29 @@ def test_a_pattern_is_ordered_by_the_time_of_the_line():
     patterns = [one["attributes"] for one in lines if one["type"] == "index-pattern"]
     assert {one["title"] for one in patterns} == {f"{LOGS}-*", f"{DEAD_LOGS}-*"}
     assert {one["timeFieldName"] for one in patterns} == {"timestamp"}
+
+
+# --- what `make gen` writes
+
+
+@pytest.mark.parametrize(("name", "made"), [(LOGS, logs_template), (DEAD_LOGS, dead_logs_template)])
+def test_a_committed_template_is_the_one_of_the_table(name, made):
+    assert TEMPLATES[name] == made()
+
+
+def test_the_committed_saved_objects_are_those_of_the_code():
+    assert (ROOT / "kibana/fraudscale.ndjson").read_text() == kibana.saved_objects()
+
+
+def test_the_dashboard_shows_charts_and_searches_that_do_not_cover_each_other():
+    dashboard = json.loads(kibana.saved_objects().splitlines()[-1])
+    panels = json.loads(dashboard["attributes"]["panelsJSON"])
+    assert [one["panelRefName"] for one in panels] == [one["name"] for one in dashboard["references"]]
+    cells = [
+        (x, y)
+        for grid in (one["gridData"] for one in panels)
+        for x in range(grid["x"], grid["x"] + grid["w"])
+        for y in range(grid["y"], grid["y"] + grid["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 48

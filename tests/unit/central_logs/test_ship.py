@@ -1,9 +1,14 @@
 """The shipper against a store whose answers are scripted; the real one is met in tests/integration."""
 
 import json
+import os
+import signal
 import threading
+import time
+import types
 from datetime import UTC, date, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 import structlog
@@ -13,9 +18,11 @@ from fraudscale.central_logs.documents import REASONS
 from fraudscale.central_logs.ship import Shipper, Stopping
 from fraudscale.central_logs.store import IndexSize, Store, StoreUnavailable
 from fraudscale.central_logs.tail import LogTail
+from fraudscale.config import CentralLogSettings, LogSettings, MetricsSettings
 from fraudscale.metrics import LogShippingMetrics
 from fraudscale.net import Answer
 
+TEMPLATES = Path(__file__).parents[3] / "logging/elasticsearch"
 TODAY = datetime.now(UTC).isoformat()
 
 
@@ -35,6 +42,19 @@ class Script(BaseHTTPRequestHandler):
         statuses = [201] * len(pairs) if answer == 201 else answer
         items = [self._item(*pair, status) for pair, status in zip(pairs, statuses, strict=True)]
         return self._send(200, {"items": items})
+
+    def do_GET(self):
+        indices = [{"index": name, "store.size": "1"} for name in self.server.indices]
+        self._send(200, indices if self.path.startswith("/_cat") else {"cluster_uuid": "c1"})
+
+    def do_PUT(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.installed.append(self.path)
+        self._send(200, {})
+
+    def do_DELETE(self):
+        self.server.indices.remove(self.path.strip("/").partition("?")[0])
+        self._send(200, {})
 
     def _item(self, action, body, answer):
         status, kind = answer if isinstance(answer, tuple) else (answer, "strict_dynamic_mapping_exception")
@@ -61,7 +81,7 @@ class Script(BaseHTTPRequestHandler):
 def server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Script) as server:
         server.daemon_threads = True
-        server.kept, server.script, server.requests = {}, [], []
+        server.kept, server.script, server.requests, server.indices, server.installed = {}, [], [], [], []
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server
@@ -262,3 +282,80 @@ def test_the_oldest_indices_go_when_they_are_too_old_or_all_too_large(days, size
     ]
     found = retention.surplus(indices, date(2026, 11, 25), days, size * MB)
     assert [name for name, _ in found] == deleted
+
+
+def test_indices_that_are_too_old_are_deleted_and_told_and_a_store_that_is_away_stops_nothing(run, server):
+    server.indices = ["fraudscale-logs-2026.11.20", "fraudscale-logs-2026.11.25"]
+    run.shipper.tidy(3, 1000 * MB, date(2026, 11, 25))
+    assert server.indices == ["fraudscale-logs-2026.11.25"]
+    run.store = run.shipper._store = Store("http://127.0.0.1:9", timeout=1)
+    for _ in range(2):
+        run.shipper.tidy(3, 1000 * MB, date(2026, 11, 25))
+    assert run.names() == ["log_index_deleted", "log_indices_not_tidied"]
+
+
+def test_a_disk_that_takes_no_positions_is_tried_again_and_told(run, server, tmp_path):
+    run.events(1)
+    (tmp_path / "positions.json").mkdir()
+    run.stop_after = 2
+    with pytest.raises(Stopping):
+        run.ship()
+    assert server.requests == []
+    (tmp_path / "positions.json").rmdir()
+    run.stop_after = 9
+    run.ship()
+    assert (run.waited, len(server.kept)) == ([5.0, 5.0], 1)
+    assert run.names() == ["log_positions_not_written"]
+
+
+def test_a_log_that_was_cut_unread_is_counted_and_told(run):
+    run.shipper.cut_unread("kafka", 17)
+    assert run.metrics.cut_unread.labels().value == 1
+    assert run.said.entries == [
+        {"event": "log_cut_unread", "log_level": "warning", "part": "kafka", "offset": 17}
+    ]
+
+
+@pytest.fixture
+def process(server, tmp_path, monkeypatch):
+    """`ship.run` in this process, and what it said."""
+    said = structlog.testing.LogCapture()
+    monkeypatch.setattr(ship.logs, "set_up", lambda *_, **__: structlog.wrap_logger(None, processors=[said]))
+    monkeypatch.setattr(ship, "OpsServer", lambda *_: types.SimpleNamespace(start=str, stop=str))
+    (tmp_path / "logs").mkdir()
+
+    def ship_until(condition, address=None):
+        def watch():
+            deadline = time.monotonic() + 20
+            while not condition() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        address = address or f"http://127.0.0.1:{server.server_port}"
+        settings = CentralLogSettings.read(log_templates=TEMPLATES)
+        code = ship.run(address, tmp_path, settings, MetricsSettings.read(), LogSettings.read(), own=True)
+        watcher.join()
+        return code, [entry["event"] for entry in said.entries]
+
+    return ship_until
+
+
+def test_the_process_ships_what_is_there_and_ends_at_a_signal(process, server, tmp_path):
+    (tmp_path / "logs/a.log").write_text(json.dumps({"event": "a_b", "timestamp": TODAY}) + "\n")
+    server.indices = ["fraudscale-logs-2020.01.01"]
+    positions = tmp_path / "data/log-positions.json"
+    code, said = process(lambda: positions.exists() and '"offset":0' not in positions.read_text())
+    assert (code, len(server.kept), server.indices) == (0, 1, [])
+    assert said == ["log_shipping_started", "log_index_deleted", "log_shipping_stopped"]
+    assert server.installed == ["/_index_template/fraudscale-logs", "/_index_template/fraudscale-dead-logs"]
+    assert process(lambda: len(server.installed) == 4)[0] == 0
+    assert len(server.requests) == 1, "the positions were kept"
+
+
+def test_a_process_whose_store_never_answers_ends_at_a_signal_too(process):
+    began = time.monotonic()
+    code, said = process(lambda: time.monotonic() > began + 0.3, "http://127.0.0.1:9")
+    assert (code, said) == (0, ["log_store_unavailable", "log_shipping_stopped"])
+    assert time.monotonic() < began + 10

@@ -4,17 +4,15 @@ The jars that Maven has bring no launcher that takes a port of ours, so its Java
 JNA's native half: that asks who runs it, and refuses root, who is often the only user of a container.
 """
 
-import signal
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import msgspec
 
 from fraudscale.local.install.download import OpenSearchTools
+from fraudscale.stopping import StopSignals
 
 HEAP: Final = "256m"
 LOG4J2: Final = """\
@@ -122,16 +120,10 @@ def main(file: Path) -> int:
     """Run a node until SIGTERM or SIGINT; return the exit code."""
     node = msgspec.json.decode(file.read_bytes(), type=Node)
     Path(node.config).mkdir(parents=True, exist_ok=True)
-    stop = threading.Event()
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    running = start(node)
-    stop.wait()
-    running.close()
+    with StopSignals() as signals:
+        running = start(node)
+        signals.stop.wait()
+        running.close()
     return 0
 
 
