@@ -29,7 +29,8 @@ from typing import NamedTuple
 import psutil
 
 from fraudscale.config import LocalSettings
-from fraudscale.local.install.download import Cache, Program, library_path
+from fraudscale.local.install.debian import Packages, Program, library_path
+from fraudscale.local.install.folder import DownloadFolder
 from fraudscale.registry.copies import store, write_pointer
 from fraudscale.scoring.model import Version
 from fraudscale.training import run
@@ -198,8 +199,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="of each candidate in each round")
     options = parser.parse_args()
-    cache = Cache(LocalSettings.read(), print)
-    wrk = Wrk(cache.programs((WRK,))[WRK], os.environ | library_path(cache.libraries("wrk")))
+    packages = Packages(DownloadFolder(LocalSettings.read().fraudscale_cache, print))
+    wrk = Wrk(packages.programs((WRK,))[WRK], os.environ | library_path(packages.libraries("wrk")))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         prepare_model(folder)

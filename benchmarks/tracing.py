@@ -28,7 +28,8 @@ sys.path[:0] = [str(HERE)]
 from http_predict import SCRIPT, WRK, Wrk, candidates, free_port, measure, prepare_model  # noqa: E402
 
 from fraudscale.config import LocalSettings  # noqa: E402
-from fraudscale.local.install.download import Cache, library_path  # noqa: E402
+from fraudscale.local.install.debian import Packages, library_path  # noqa: E402
+from fraudscale.local.install.folder import DownloadFolder  # noqa: E402
 
 MOST_WITHOUT_CALLERS = 1.05
 """What an endpoint may cost requests that are not sampled: CPU, times that of `off`."""
@@ -96,8 +97,8 @@ def main() -> int:
     if options.collect:
         asyncio.run(collect(options.collect))
         return 0
-    cache = Cache(LocalSettings.read(), print)
-    wrk = Wrk(cache.programs((WRK,))[WRK], os.environ | library_path(cache.libraries("wrk")))
+    packages = Packages(DownloadFolder(LocalSettings.read().fraudscale_cache, print))
+    wrk = Wrk(packages.programs((WRK,))[WRK], os.environ | library_path(packages.libraries("wrk")))
     with tempfile.TemporaryDirectory() as name, collector() as endpoint:
         folder = Path(name)
         prepare_model(folder)

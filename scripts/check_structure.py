@@ -16,7 +16,10 @@ LONGEST_FUNCTION: Final = 60
 TABLES: Final = {"dashboard/panels.py": "one row a panel"}
 """Files that may be longer, because they are tables."""
 SAME_MODULE: Final = {
+    "alertmanager": "how it runs on one machine, and what it is told to do",
+    "mlflow": "how it runs on one machine, and what is read from it",
     "picture": "draws the results of its room",
+    "prometheus": "how it runs on one machine, and what is read from it",
     "report": "says the results of its room in words and JSON",
     "run": "the composition function of its task",
 }

@@ -14,15 +14,14 @@ import pytest
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from fraudscale.config import LocalSettings
-from fraudscale.local.components import blueprint as components
-from fraudscale.local.components import opensearch
+from fraudscale.config import KafkaMode, LocalSettings
+from fraudscale.local.components import assembly, opensearch
+from fraudscale.local.components import kafka as broker
+from fraudscale.local.components.ready import http_ok
+from fraudscale.local.install.debian import AMTOOL, PROMTOOL, Program
 from fraudscale.local.install.download import (
-    AMTOOL,
-    PROMTOOL,
     KafkaTools,
     OpenSearchTools,
-    Program,
     kafka_tools,
     opensearch_tools,
     program,
@@ -38,39 +37,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 class KafkaServer:
     """An Apache Kafka that a test may stop and start: what `fraudscale up` runs, on ports of its own."""
 
-    def __init__(
-        self, tools: KafkaTools, ports: Ports, folder: Path, mode: components.KafkaMode = "kraft"
-    ) -> None:
+    def __init__(self, tools: KafkaTools, ports: Ports, folder: Path, mode: KafkaMode = "kraft") -> None:
         self.ports = ports
         """The whole claimed block: tests may listen on the rest."""
         self.bootstrap = f"127.0.0.1:{ports.kafka}"
         self._tools = tools
         self._folder = folder
         self._mode = mode
-        for path, content in components.kafka_files(mode, ports, folder, folder / "data").items():
-            components.write(path, content)
+        for path, content in broker.files(mode, ports, folder, folder / "data").items():
+            assembly.write(path, content)
         self._zookeeper: subprocess.Popen[bytes] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def format(self) -> None:
         """Make what a first start needs: the broker's folder, or a ZooKeeper that runs until `close`."""
         if self._mode == "zookeeper":
-            self._zookeeper = self._run(components.ZOOKEEPER_MAIN, "zookeeper.cfg")
+            self._zookeeper = self._run(broker.ZOOKEEPER_MAIN, "zookeeper.cfg")
             return
-        options = ["-t", components.CLUSTER_ID, "-c", str(self._folder / "kafka.properties")]
-        command = components.java(
+        options = ["-t", broker.CLUSTER_ID, "-c", str(self._folder / "kafka.properties")]
+        command = broker.java(
             self._mode, self._tools, self._folder, "kafka.tools.StorageTool", "format", *options
         )
         subprocess.run(command, check=True, capture_output=True, timeout=60)
 
     def start(self) -> None:
         deadline = time.monotonic() + 60
-        self._process = self._run(components.KAFKA_MAIN, "kafka.properties")
+        self._process = self._run(broker.KAFKA_MAIN, "kafka.properties")
         while not self._answers():
             assert time.monotonic() < deadline, (self._folder / "kafka.log").read_text()[-2000:]
             # ZooKeeper refuses it while the node of its killed predecessor lives: it ends, and a supervisor tries again
             if self._process.poll() is not None:
-                self._process = self._run(components.KAFKA_MAIN, "kafka.properties")
+                self._process = self._run(broker.KAFKA_MAIN, "kafka.properties")
 
     def stop(self) -> None:
         self._process = _killed(self._process)
@@ -80,7 +77,7 @@ class KafkaServer:
         self._zookeeper = _killed(self._zookeeper)
 
     def _run(self, main: str, file: str) -> subprocess.Popen[bytes]:
-        command = components.java(self._mode, self._tools, self._folder, main, str(self._folder / file))
+        command = broker.java(self._mode, self._tools, self._folder, main, str(self._folder / file))
         with (self._folder / "kafka.log").open("ab") as log:
             return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
 
@@ -88,7 +85,7 @@ class KafkaServer:
         """What `kafka-consumer-groups --describe` says, by partition: commit, end, lag; None where it prints "-"."""
         tool = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
         asked = ["--bootstrap-server", self.bootstrap, "--describe", "--offsets", "--group", group]
-        command = components.java(self._mode, self._tools, self._folder, tool, *asked)
+        command = broker.java(self._mode, self._tools, self._folder, tool, *asked)
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
         rows = [line.split() for line in done.stdout.splitlines() if line.startswith(group)]
         assert rows, done.stdout + done.stderr
@@ -118,7 +115,7 @@ def _killed(process: subprocess.Popen[bytes] | None) -> None:
 
 
 @contextlib.contextmanager
-def running_kafka(mode: components.KafkaMode, folder: Path) -> Iterator[KafkaServer]:
+def running_kafka(mode: KafkaMode, folder: Path) -> Iterator[KafkaServer]:
     tools = kafka_tools(LocalSettings.read(kafka=mode), print)
     with claim_block() as base:
         server = KafkaServer(tools, Ports.at(base), folder, mode)
@@ -229,7 +226,7 @@ class OpenSearchServer:
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         for path, content in opensearch.files(tools, port, folder, folder / "data").items():
-            components.write(path, content)
+            assembly.write(path, content)
 
     def start(self) -> None:
         command = [
@@ -241,7 +238,7 @@ class OpenSearchServer:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while not components.http_ok(f"{self.url}/_cluster/health"):
+        while not http_ok(f"{self.url}/_cluster/health"):
             assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
             assert time.monotonic() < deadline, (self._folder / "log").read_text()[-2000:]
             time.sleep(0.2)

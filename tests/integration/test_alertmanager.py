@@ -14,9 +14,11 @@ import yaml
 import alert_rules
 from fraudscale.alerting import alertmanager
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local.components import blueprint as components
+from fraudscale.local.components import alertmanager as component_of
+from fraudscale.local.components import assembly
 from fraudscale.local.components.blueprint import Blueprint
-from fraudscale.local.install.download import ALERTMANAGER, program
+from fraudscale.local.install.debian import ALERTMANAGER
+from fraudscale.local.install.download import program
 from fraudscale.local.install.ports import Ports, claim_block
 from sinks import MailServer, Webhook, serving
 
@@ -128,13 +130,13 @@ def running(tmp_path):
         b = Blueprint(
             local, ModelSettings(), KafkaSettings(), HttpSettings(), settings, tools, Ports.at(base)
         )  # type: ignore[arg-type]
-        components.prepare(b)
-        part = components._alertmanager(b)
+        assembly.prepare(b)
+        component = component_of.component(b, b.tools.alertmanager)
         with (tmp_path / "log").open("w") as log:
-            process = subprocess.Popen(part.command, cwd=part.cwd, stdout=log, stderr=log)
+            process = subprocess.Popen(component.command, stdout=log, stderr=log)
         try:
-            wait(lambda: answers(f"{part.address}/-/ready"), "Alertmanager is ready")
-            yield Running(f"{part.address}/api/v2", webhook, mail)
+            wait(lambda: answers(f"{component.address}/-/ready"), "Alertmanager is ready")
+            yield Running(f"{component.address}/api/v2", webhook, mail)
         finally:
             process.kill()
             process.wait()

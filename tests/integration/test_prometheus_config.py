@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local.components import blueprint as components
+from fraudscale.local.components import assembly, prometheus
 from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.install.ports import Ports
 
@@ -195,16 +195,18 @@ def test_a_pod_that_names_a_port_is_scraped_once_whatever_containers_it_has(scra
 @pytest.mark.parametrize("time_scale", [1, 7, 20])
 def test_the_machines_configuration_and_rules_are_valid(promtool, tmp_path, time_scale):
     local = LocalSettings.read(fraudscale_home=tmp_path, time_scale=time_scale)
-    tools = SimpleNamespace(haproxy_exports=True, opensearch=None, grafana=None)
+    tools = SimpleNamespace(
+        haproxy_exports=True, opensearch=None, grafana=None, alertmanager=Path("/t/alertmanager")
+    )
     b = Blueprint(local, ModelSettings(), KafkaSettings(), HttpSettings(), AlertSettings(), tools, Ports())  # type: ignore[arg-type]
-    components.prepare(b)
+    assembly.prepare(b)
     code, output = promtool("check", "config", str(b.run / "prometheus.yml"))
     assert code == 0, output
     assert "24 rules found" in output
 
 
 def test_both_give_our_series_the_same_labels(scraped):
-    here = json.loads(components.targets_json(Ports(), [1]))[0]["labels"]
+    here = json.loads(prometheus.targets_json(Ports(), [1]))[0]["labels"]
     there = next(target for target in scraped["ml-model"] if target["case"] == "the HTTP door")
     ours = {name for name in there if not name.startswith("__")} - {"case", "instance", "job"}
     assert ours == here.keys()

@@ -19,10 +19,11 @@ from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalS
 from fraudscale.errors import FraudscaleError
 from fraudscale.hpa import ManifestError
 from fraudscale.local import running
-from fraudscale.local.components import blueprint as assembly
-from fraudscale.local.components.blueprint import Blueprint
+from fraudscale.local.components import assembly, replica
+from fraudscale.local.components.blueprint import Blueprint, external
 from fraudscale.local.down import clean
-from fraudscale.local.install import download as fetch
+from fraudscale.local.install.download import fetch_all
+from fraudscale.local.install.folder import MissingComponent
 from fraudscale.local.install.ports import MIN_REPLICAS, Ports, PortsTaken, ensure_free
 from fraudscale.local.scaling import manifests
 from fraudscale.local.scaling import scale_file as wish
@@ -37,6 +38,9 @@ PACE_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 1.0
 LAST_LINES: Final = 20
 """Of the log of a component that failed to start."""
+WITHOUT_ALERTMANAGER: Final = (
+    "alerts are shown and told to nobody: Alertmanager can't be started here (`make doctor` says why)"
+)
 EXAMPLE: Final = Transaction("tx-1", 949.9, "electronics", 3, 6, 23, 1200.0)
 """What the banner and the README let a person try."""
 
@@ -67,7 +71,7 @@ def up(
             clean(local.fraudscale_home, terminal.say)
             blueprint = _prepare(local, model, kafka, http, alerts, terminal)
             return Platform(blueprint, terminal, began).run()
-    except (state.AlreadyRuns, PortsTaken, fetch.MissingComponent, CannotStart, ManifestError) as error:
+    except (state.AlreadyRuns, PortsTaken, MissingComponent, CannotStart, ManifestError) as error:
         Terminal(Console(stderr=True, highlight=False, soft_wrap=True)).say(f"fraudscale: {error}")
         return 1
 
@@ -82,10 +86,10 @@ def _prepare(
 ) -> Blueprint:
     if find_spec("lightgbm") is None:
         raise CannotStart("the training libraries are not installed here; run `make up` in a checkout")
-    assembly.external(local, model, kafka)  # contradictions are told before anything is downloaded
+    external(local, model, kafka)  # contradictions are told before anything is downloaded
     manifests.read(local)
     rules.read(alerts)
-    tools = fetch.fetch_all(local, terminal.say)
+    tools = fetch_all(local, terminal.say)
     blueprint = Blueprint(local, model, kafka, http, alerts, tools, Ports.at(local.fraudscale_port_base))
     ensure_free(assembly.ports_needed(blueprint))
     assembly.prepare(blueprint)
@@ -164,7 +168,7 @@ class Platform:
                 self._wished = news.replicas
         except wish.WishRefused as error:
             self._report(Event("scale_refused", "autoscaler", "warning", {"reason": str(error)}))
-        follow(self._supervisor, self._wished, lambda slot: assembly.replica(self._blueprint, slot))
+        follow(self._supervisor, self._wished, lambda slot: replica.components(self._blueprint, slot))
 
     def _leave_nothing(self) -> None:
         """Kill what is left: after an error of ours everything, else only what left its process group."""
@@ -361,7 +365,7 @@ def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, sec
             if blueprint.local.time_scale != 1
             else []
         ),
-        f"  {alertmanager.told(blueprint.alerts)}",
+        f"  {alertmanager.told(blueprint.alerts) if blueprint.tools.alertmanager else WITHOUT_ALERTMANAGER}",
         f"  logs of every component: {_shortest(blueprint.home / 'logs')}; state: make status; stop: Ctrl-C",
         "",
     ]

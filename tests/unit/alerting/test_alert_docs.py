@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 import alert_rules
 from fraudscale import metrics
 from fraudscale.cli import app
-from fraudscale.local.components.blueprint import SERVICE_LABELS
+from fraudscale.local.components.prometheus import SERVICE_LABELS
 
 ROOT = Path(__file__).parents[3]
 RUNBOOKS = sorted(path for path in (ROOT / "docs/runbooks").glob("*.md") if path.stem != "README")

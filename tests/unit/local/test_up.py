@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_supervise import World
+from world import World
 
 from fraudscale import cli
 from fraudscale.config import (
@@ -23,9 +23,10 @@ from fraudscale.config import (
     SettingsError,
 )
 from fraudscale.local import up
-from fraudscale.local.components import blueprint as assembly
+from fraudscale.local.components import assembly
+from fraudscale.local.components import replica as replicas
 from fraudscale.local.components.blueprint import Blueprint
-from fraudscale.local.install import download as fetch
+from fraudscale.local.install.folder import MissingComponent
 from fraudscale.local.install.ports import Ports, claim_block
 from fraudscale.local.scaling import scale_file as wish
 from fraudscale.local.supervisor import machine, state
@@ -51,7 +52,7 @@ def blueprint(local):
         KafkaSettings.read(),
         HttpSettings.read(),
         AlertSettings.read(),
-        SimpleNamespace(),
+        SimpleNamespace(alertmanager=Path("/t/alertmanager")),
         ports,
     )
 
@@ -152,7 +153,7 @@ def test_a_second_up_says_that_one_runs(local, capsys):
 
 
 def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(fetch, "fetch_all", lambda *_: SimpleNamespace(grafana=None))
+    monkeypatch.setattr(up, "fetch_all", lambda *_: SimpleNamespace(grafana=None, alertmanager=None))
     with claim_block() as base, socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a platform may just have left it
         taken.bind(("127.0.0.1", Ports.at(base).entry))
@@ -177,9 +178,9 @@ def test_a_hang_up_that_nohup_ignores_stays_ignored():
 
 def test_what_cannot_be_had_is_said_and_the_lock_is_free_again(local, monkeypatch, capsys):
     def missing(*_):
-        raise fetch.MissingComponent("haproxy", "brew install haproxy")
+        raise MissingComponent("haproxy", "brew install haproxy")
 
-    monkeypatch.setattr(fetch, "fetch_all", missing)
+    monkeypatch.setattr(up, "fetch_all", missing)
     assert (
         up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read())
         == 1
@@ -260,7 +261,7 @@ def test_a_slot_that_is_wished_again_while_it_leaves_comes_back_once_it_is_gone(
 
 def test_a_platform_follows_the_wish_refuses_a_bad_one_and_keeps_the_last(run, blueprint, monkeypatch):
     """Four replicas of tiny components; each step waits until the state file says that the one before is done."""
-    monkeypatch.setattr(assembly, "replica", lambda _, slot: replica(slot))
+    monkeypatch.setattr(replicas, "components", lambda _, slot: replica(slot))
 
     def wish_for(content):
         (blueprint.run / "draft").write_text(json.dumps(content))
@@ -335,6 +336,15 @@ def test_the_banner_says_who_is_told_of_alerts_and_no_secret(blueprint, alerts, 
     text = "\n".join(up.banner(blueprint, slots, state.ModelInUse(), 1))
     assert told in text
     assert "secret" not in text
+
+
+def test_the_banner_does_not_promise_messages_of_an_alertmanager_that_was_left_out(blueprint):
+    slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
+    alerts = AlertSettings(alert_webhook_url="https://hooks/secret")
+    b = replace(blueprint, alerts=alerts, tools=SimpleNamespace(alertmanager=None))
+    text = "\n".join(up.banner(b, slots, state.ModelInUse(), 1))
+    assert "told to nobody: Alertmanager can't be started here" in text
+    assert "Slack" not in text
 
 
 def test_rules_that_cannot_be_read_are_told_before_anything_starts(local):

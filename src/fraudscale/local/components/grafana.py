@@ -3,42 +3,29 @@
 Nothing is downloaded for it: where there is none, the console shows the same dashboard.
 """
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
+from fraudscale.local.components.blueprint import REST_PHASE, Blueprint
+from fraudscale.local.components.ready import http_ok
+from fraudscale.local.install.download import Grafana
 from fraudscale.local.install.ports import HOST
+from fraudscale.local.supervisor.component import Component
 
 PROVISIONING: Final = Path("monitoring/grafana/provisioning")
 
 
-class Grafana(NamedTuple):
-    """An installed one."""
-
-    program: Path
-    home: Path
-    """Where its pages and defaults are."""
-
-
-def find() -> Grafana | None:
-    """Look on PATH; None where there is none, or it can't be told where its files are."""
-    path = shutil.which("grafana")
-    if path is None:
-        return None
-    prefix = Path(path).resolve().parents[1]
-    homes = (prefix, prefix / "share" / "grafana", Path("/usr/share/grafana"))
-    home = next((home for home in homes if (home / "conf" / "defaults.ini").is_file()), None)
-    return Grafana(Path(path), home) if home else None
-
-
-def command(found: Grafana, config: Path) -> tuple[str, ...]:
-    return (str(found.program), "server", f"--homepath={found.home}", f"--config={config}")
-
-
-def environment(prometheus: str, dashboards: Path) -> Mapping[str, str]:
-    """What the provisioning files read."""
-    return {"PROMETHEUS_ENDPOINT": prometheus, "DASHBOARDS": str(dashboards)}
+def component(b: Blueprint, found: Grafana) -> Component:
+    address = f"http://{HOST}:{b.ports.grafana}"
+    return Component(
+        "grafana",
+        (str(found.program), "server", f"--homepath={found.home}", f"--config={b.run / 'grafana.ini'}"),
+        ready=lambda: http_ok(f"{address}/api/health"),
+        address=address,
+        # What the provisioning files read.
+        env={"PROMETHEUS_ENDPOINT": b.prometheus, "DASHBOARDS": str(b.dashboard.parent)},
+        stop_phase=REST_PHASE,
+    )
 
 
 def ini(port: int, data: Path, home_dashboard: Path) -> str:

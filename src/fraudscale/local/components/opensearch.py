@@ -11,7 +11,10 @@ from typing import Any, Final
 
 import msgspec
 
+from fraudscale.local.components.blueprint import OUTER_STOP_SECONDS, STORE_PHASE, Blueprint
+from fraudscale.local.components.ready import http_ok
 from fraudscale.local.install.download import OpenSearchTools
+from fraudscale.local.supervisor.component import Component
 from fraudscale.stopping import StopSignals
 
 HEAP: Final = "256m"
@@ -37,6 +40,17 @@ class Node(msgspec.Struct, frozen=True):
     config: str
     """Folder; OpenSearch wants one."""
     settings: dict[str, str]
+
+
+def component(b: Blueprint) -> Component:
+    return Component(
+        "opensearch",
+        (sys.executable, "-m", "fraudscale.local.components.opensearch", str(b.run / "opensearch.json")),
+        ready=lambda: http_ok(f"{b.log_store}/_cluster/health"),
+        address=b.log_store,
+        stop_phase=STORE_PHASE,
+        stop_seconds=OUTER_STOP_SECONDS,
+    )
 
 
 def files(tools: OpenSearchTools, port: int, run: Path, data: Path) -> dict[Path, str]:

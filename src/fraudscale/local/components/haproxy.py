@@ -1,0 +1,201 @@
+"""HAProxy in front of all replicas: its process, its configuration with all limits, its own answers."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from math import ceil
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from fraudscale.config import HttpSettings, networks
+from fraudscale.local.components.blueprint import ENTRY_PHASE, Blueprint
+from fraudscale.local.components.ready import http_ok
+from fraudscale.local.install.debian import library_path
+from fraudscale.local.install.ports import HOST, MIN_REPLICAS, Ports
+from fraudscale.local.supervisor.component import Component
+from fraudscale.telemetry.asgi import READ_ON
+from fraudscale.web.problems import Problem
+
+BALANCER_ERRORS: Final[Mapping[int, str]] = {
+    400: "the request is not valid HTTP",
+    408: "the head of the request did not arrive within 5 s, or its body within 10 s more",
+    413: "the body is far larger than is taken (MAX_BODY_BYTES)",
+    429: "this client sends more requests a second than it may (RATE_LIMIT_PER_SECOND)",
+    500: "an unexpected error of the balancer; its log says which",
+    502: "a replica gave an answer that is not valid HTTP",
+    503: "no replica is ready to answer",
+    504: "no replica answered in time",
+}
+TOO_MANY_CONNECTIONS: Final = "this client has more connections than it may (CONNECTIONS_PER_CLIENT)"
+_CFG: Final = Template("""\
+global
+    # No `log`: in the foreground it tells of replicas going up and down anyway; they log the requests themselves.
+    maxconn 4096
+
+defaults
+    mode http
+    timeout http-request 5s
+    timeout client 10s
+    timeout http-keep-alive 60s
+    timeout connect 1s
+    timeout server 15s
+    timeout queue 5s
+    timeout check 1s
+    # A connection that is opened in advance and not used is closed without a 408: its next request would take that as its answer.
+    option http-ignore-probes
+    # Scoring twice gives the same answer, so a request that meets a dying replica goes to another one.
+    retries 3
+    option redispatch 1
+    retry-on conn-failure empty-response response-timeout
+$answers
+
+frontend entry
+    bind $entry
+    option forwardfor
+    # A few less than the whole process may have: however full it is, its metrics answer.
+    maxconn 4000
+    acl trusted $trusted
+    acl probe path /livez /readyz
+    # What is remembered of a client, an IPv6 one being its /64: at most 100,000 of them (12 MB), the oldest forgotten first.
+    stick-table type ipv6 size 100k expire ${expire}s store conn_cur,gpc0_rate(${brief_ms}ms),gpc1_rate(${long_ms}ms)
+    tcp-request connection track-sc0 src,ipmask(32,64) unless trusted
+    # A connection too many is told so, if it asks anything; of as many again nobody listens.
+    tcp-request connection reject if { sc0_conn_cur gt $connections_twice }
+    tcp-request connection set-var(sess.too_many) bool(true) if { sc0_conn_cur gt $connections }
+    http-request deny deny_status 429 errorfile $too_many if { var(sess.too_many) -m bool }
+    # Only what is let through is counted, so a client that sends too much still gets its rate. Probes have a count of their own.
+    http-request track-sc1 src,ipmask(32,64) table probes if probe !trusted
+    http-request deny deny_status 429 if !probe { sc0_gpc0_rate gt $burst_brief } or !probe { sc0_gpc1_rate gt $burst_long }
+    http-request deny deny_status 429 if probe { sc1_gpc0_rate gt $burst_brief }
+    http-request sc-inc-gpc0(0) if !probe
+    http-request sc-inc-gpc1(0) if !probe
+    http-request sc-inc-gpc0(1) if probe
+    # What is somewhat too long a replica refuses: it reads on for a while, so that the client sees the answer and no reset.
+    http-request deny deny_status 413 if { req.body_size gt $longest_body }
+    # Only a request that was read whole can be sent again to another replica: up to one buffer, 16 KB.
+    http-request wait-for-body time 10s if METH_POST
+    default_backend replicas
+
+backend probes
+    stick-table type ipv6 size 100k expire ${expire}s store gpc0_rate(${brief_ms}ms)
+
+backend replicas
+    balance roundrobin
+    option httpchk GET /readyz
+    http-check expect status 200
+$slots
+    # On a busy machine all of them may answer their checks too late. Then a request goes to any of those that are always there:
+    # one that only stalls answers it in the end, and one that just died refuses the connection, so that the next is tried.
+    option allbackups
+$unchecked
+
+frontend metrics
+    bind $metrics
+$exporter    stats enable
+    stats uri /
+""")
+
+
+def component(b: Blueprint) -> Component:
+    return Component(
+        "haproxy",
+        (str(b.tools.haproxy), "-db", "-f", str(b.run / "haproxy.cfg")),
+        ready=lambda: http_ok(f"http://{HOST}:{b.ports.entry}/readyz"),
+        needs=("replica-1/serve",),
+        address=f"http://{HOST}:{b.ports.entry}",
+        env=library_path(b.tools.haproxy_libraries),
+        stop_phase=ENTRY_PHASE,
+        stop_seconds=1,
+    )
+
+
+def cfg(ports: Ports, errors: Path, http: HttpSettings, *, trusted_clients: str, exports: bool) -> str:
+    """Render the configuration: all replica slots, each of which comes and goes by its own `/readyz`, and the limits.
+
+    HAProxy holds the limits of rate, connections and bodies for all replicas together; theirs remain behind it.
+
+    Args:
+        ports: the entry, the slots, and the port of HAProxy's own metrics.
+        errors: the folder of its own answers (`error_files`).
+        http: the limits.
+        trusted_clients: addresses and networks that the limits don't hold for; empty for none.
+        exports: whether this HAProxy has the Prometheus exporter.
+    """
+    trusted = [str(network) for network in networks(trusted_clients)]
+    return _CFG.substitute(
+        _limits(http),
+        entry=f"{HOST}:{ports.entry}",
+        metrics=f"{HOST}:{ports.haproxy_metrics}",
+        answers="\n".join(
+            f"    errorfile {status} {errors / f'{status}.http'}" for status in BALANCER_ERRORS
+        ),
+        too_many=errors / "429-connections.http",
+        trusted=f"src {' '.join(trusted)}" if trusted else "always_false",
+        slots="\n".join(
+            f"    server replica-{i} {HOST}:{port} check inter 300ms rise 1 fall 1 observe layer4"
+            for i, port in enumerate(ports.serve, 1)
+        ),
+        unchecked="\n".join(
+            f"    server replica-{i}-unchecked {HOST}:{port} backup"
+            for i, port in enumerate(ports.serve[:MIN_REPLICAS], 1)
+        ),
+        exporter="    http-request use-service prometheus-exporter if { path /metrics }\n" if exports else "",
+    )
+
+
+def _limits(http: HttpSettings) -> dict[str, int]:
+    # A token bucket gives at most burst + rate * t in any t seconds. The balancer holds that for two lengths of t, so it never
+    # refuses whom the bucket would not; who sends without end gets 5/4 of the rate.
+    burst = http.rate_limit_burst
+    brief_ms = max(1, round(1000 * burst / http.rate_limit_per_second))
+    return {
+        "brief_ms": brief_ms,
+        "long_ms": 4 * brief_ms,
+        "burst_brief": 2 * burst,
+        "burst_long": 5 * burst,
+        "expire": max(10, brief_ms * 8 // 1000),
+        "connections": http.connections_per_client,
+        "connections_twice": 2 * http.connections_per_client,
+        "longest_body": http.max_body_bytes * READ_ON,
+    }
+
+
+def files(b: Blueprint) -> dict[Path, str]:
+    """The configuration, and the answers that it names."""
+    folder = b.run / "errors"
+    return {
+        b.run / "haproxy.cfg": cfg(
+            b.ports, folder, b.http, trusted_clients=b.trusted_clients, exports=b.tools.haproxy_exports
+        ),
+        **{folder / name: content for name, content in error_files(b.http).items()},
+    }
+
+
+def error_files(http: HttpSettings) -> dict[str, str]:
+    """The balancer's own answers, by file name."""
+    again = ceil(1 / http.rate_limit_per_second)
+    return {
+        **{
+            f"{status}.http": error_file(status, detail, again if status == 429 else 1)
+            for status, detail in BALANCER_ERRORS.items()
+        },
+        "429-connections.http": error_file(429, TOO_MANY_CONNECTIONS),
+    }
+
+
+def error_file(status: int, detail: str, retry_after: int = 1) -> str:
+    """A whole HTTP answer, problem JSON like the replicas' own.
+
+    A file and not an `http-error` line, because newer versions use files for requests that can't be parsed too; 2.6 answers
+    those, and a head that never ends, with a page of its own.
+    """
+    body = Problem(status, detail).body.decode()
+    head = [
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        "content-type: application/problem+json",
+        f"content-length: {len(body)}",
+        "cache-control: no-cache",
+        *([f"retry-after: {retry_after}"] if status in {429, 503, 504} else []),
+        "connection: close",
+    ]
+    return "\r\n".join([*head, "", body])

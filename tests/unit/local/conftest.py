@@ -1,0 +1,1 @@
+"""Its folder holds helpers that the tests below share."""
