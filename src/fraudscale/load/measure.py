@@ -4,7 +4,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from threading import Event
 from typing import Final, NamedTuple
 
 from hdrh.histogram import HdrHistogram
@@ -111,12 +110,10 @@ class StopRequest:
     """Asked for by Ctrl-C: once to send no more, twice to wait no more for answers."""
 
     def __init__(self) -> None:
-        self.event = Event()
         self.asked = 0
         self.at: float | None = None
         """When the sends ended because of it, in seconds after the start."""
 
     def ask(self, *_: object) -> None:
-        """Count a request; it takes a signal handler's arguments."""
+        """Count a request; the arguments are those of a caller that tells which signal it was."""
         self.asked += 1
-        self.event.set()

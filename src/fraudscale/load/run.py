@@ -2,11 +2,9 @@
 
 import asyncio
 import ipaddress
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from fraudscale.clock import rfc3339
 from fraudscale.config import KafkaSettings
 from fraudscale.errors import InputError
 from fraudscale.load import report as reporting
@@ -26,6 +25,7 @@ from fraudscale.load.over_http import HttpLoad, HttpTarget
 from fraudscale.load.over_kafka import KafkaLoad
 from fraudscale.load.progress import Live
 from fraudscale.load.transactions import Recording, encoded, generated
+from fraudscale.stopping import StopSignals
 
 SECONDS: Final = 60.0
 RATE: Final = 100.0
@@ -157,7 +157,7 @@ def run(
     schedule, items = _plan(test, seed=time.time_ns() % 2**32)
     measures, stop = Measures(schedule.seconds), StopRequest()
     began = datetime.now(UTC)
-    with _stopped_by_signals(stop), Live(measures, schedule.seconds) as live:
+    with StopSignals(stop.ask, again=stop.ask), Live(measures, schedule.seconds) as live:
         _send(test, kafka, schedule, items, measures, stop, live.started)
     past = history(
         prometheus, began.timestamp(), time.time(), topic=kafka.kafka_topic, group=kafka.kafka_group
@@ -198,16 +198,6 @@ def _send(
         runner.run(sender.run(started))
 
 
-@contextmanager
-def _stopped_by_signals(stop: StopRequest) -> Iterator[None]:
-    before = {which: signal.signal(which, stop.ask) for which in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-
-
 def _describe(test: LoadTest, kafka: KafkaSettings, schedule: Schedule, began: datetime) -> reporting.Run:
     recorded = test.replay is not None
     topic = f"{kafka.kafka_topic} at {kafka.kafka_bootstrap_servers}"
@@ -217,7 +207,7 @@ def _describe(test: LoadTest, kafka: KafkaSettings, schedule: Schedule, began: d
         shape=Shape.RECORDED if recorded else test.shape or Shape.CONSTANT,
         arrivals="recorded" if recorded else "even" if test.even else "Poisson",
         seconds=round(schedule.seconds, 3),
-        started_at=began.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        started_at=rfc3339(began, "seconds"),
     )
 
 

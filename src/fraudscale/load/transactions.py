@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from fraudscale.arrays import Floats
+from fraudscale.clock import parse_instant
 from fraudscale.errors import InputError
 from fraudscale.load.arrivals import RecordedArrivals
 from fraudscale.scoring import codec
@@ -107,12 +108,11 @@ def _instants(path: Path, values: list[object]) -> Floats:
     seconds = np.empty(len(values))
     for index, value in enumerate(values):
         try:
-            at = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+            seconds[index] = parse_instant(str(value)).timestamp()
         except ValueError as error:
             raise BadRecording(
                 f"{path}: row {index + 1}, column at: {value!r}, wanted an instant such as 2026-03-01T12:00:00Z"
             ) from error
-        seconds[index] = (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     return seconds
 
 

@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from fraudscale.clock import parse_duration
 from fraudscale.rehearsal.trace import Segment, TraceError
 
 DAY: Final = 86_400.0
 FRIDAY: Final = 4
 
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SHAPE: Final = re.compile(r"(?P<name>[a-z]+):(?P<low>[\d.]+)(?:-(?P<high>[\d.]+))?(?::(?P<duration>\w+))?")
 
 
@@ -20,10 +20,13 @@ def seconds(text: str) -> float:
     Raises:
         TraceError: it is none.
     """
-    match = re.fullmatch(r"(\d+)([smhd])", text)
-    if match is None or int(match[1]) == 0:
+    try:
+        found = parse_duration(text)
+    except ValueError:
+        found = 0.0
+    if not found:
         raise TraceError("", text, "is not a duration; write 90s, 30m, 24h or 7d")
-    return float(int(match[1]) * _SECONDS[match[2]])
+    return found
 
 
 def load(text: str, step: float, memory_mi: float) -> list[Segment]:

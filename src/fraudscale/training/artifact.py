@@ -9,6 +9,7 @@ import lightgbm
 import msgspec
 import numpy as np
 
+from fraudscale.clock import rfc3339
 from fraudscale.scoring.drift import reference_bins
 from fraudscale.scoring.features import Rows
 from fraudscale.scoring.model import (
@@ -71,7 +72,7 @@ def write(
         threshold=threshold,
         metrics=dict(metrics),
         reference=_reference(booster, data),
-        trained_at=now.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        trained_at=rfc3339(now, "seconds"),
         training={
             "origin": source.origin,
             "period": source.period,

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from fraudscale.arrays import Bools, Floats
+from fraudscale.clock import parse_instant
 from fraudscale.errors import InputError
 from fraudscale.scoring.records import CATEGORIES, Transaction
 from fraudscale.synthetic import FOUR_WEEKS, SyntheticTransactions
@@ -249,11 +250,9 @@ def _parse_instants(texts: Sequence[str | None]) -> list[datetime | None]:
     instants: list[datetime | None] = []
     for text in texts:
         try:
-            instant = datetime.fromisoformat(text or "")
+            instants.append(parse_instant(text or ""))
         except ValueError:
             instants.append(None)
-            continue
-        instants.append(instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC))
     return instants
 
 
