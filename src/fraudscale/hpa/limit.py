@@ -8,6 +8,8 @@ from msgspec import Struct
 from fraudscale.hpa.spec import Behavior, Policy, Rules
 from fraudscale.hpa.status import DesiredReplicas
 
+# scaleUpLimitFactor and scaleUpLimitMinimum of horizontal.go: without policies a wrong metric doubles the
+# scale at most.
 _PLAIN_FACTOR: Final = 2
 _PLAIN_MINIMUM: Final = 4
 
@@ -25,6 +27,7 @@ ScaleEvents = list[ScaleEvent]
 
 def changed(history: ScaleEvents, period: float, now: float) -> int:
     """Sum up the replicas by which the scale changed within a period; exactly one period ago is before it."""
+    # getReplicasChangePerPeriod asks `After`, so the edge is out.
     after = now - period
     return sum(event.change for event in history if event.at > after)
 
@@ -34,6 +37,7 @@ def limit_up(current: int, rules: Rules, ups: ScaleEvents, downs: ScaleEvents, n
     if rules.select_policy == "Disabled":
         return current
     proposals = [_raised(policy, _base(current, policy, ups, downs, now)) for policy in rules.policies]
+    # The policies are alternatives: 4 pods help a small scale soon, 100 % a large one.
     return min(proposals) if rules.select_policy == "Min" else max(proposals)
 
 
@@ -42,6 +46,7 @@ def limit_down(current: int, rules: Rules, ups: ScaleEvents, downs: ScaleEvents,
     if rules.select_policy == "Disabled":
         return current
     proposals = [_lowered(policy, _base(current, policy, ups, downs, now)) for policy in rules.policies]
+    # "Max" is the most change, and so the fewest replicas.
     return max(proposals) if rules.select_policy == "Min" else min(proposals)
 
 
@@ -60,6 +65,7 @@ def _raised(policy: Policy, base: int) -> int:
 def _lowered(policy: Policy, base: int) -> int:
     if policy.type == "Pods":
         return base - policy.value
+    # Cut towards zero, as Go converts, while the way up is rounded up: both in favour of the larger change.
     return int(float(base) * (1.0 - float(policy.value) / 100.0))
 
 
@@ -87,10 +93,13 @@ def limit(
         now: seconds, on the clock of the histories.
     """
     if stable > current:
+        # A budget that is used up, or a scale that a person lowered meanwhile, puts the limit below the
+        # current number. A move upwards never removes pods for that.
         rate = max(limit_up(current, behavior.scale_up, ups, downs, now), current)
         top = (
             DesiredReplicas(rate, "ScaleUpLimit") if high > rate else DesiredReplicas(high, "TooManyReplicas")
         )
+        # Only a limit that changes the number is named as the reason.
         if stable > top.value:
             return top
     elif stable < current:
@@ -117,6 +126,8 @@ def record(
 ) -> None:
     """Note a change of scale, in the place of the last outdated one of its direction if there is one."""
     history, rules = (ups, behavior.scale_up) if after > before else (downs, behavior.scale_down)
+    # storeScaleEvent takes an old place instead of sorting: the history stays as long as the longest period
+    # needs.
     oldest = now - max(policy.period for policy in rules.policies)
     place = None
     for index, event in enumerate(history):

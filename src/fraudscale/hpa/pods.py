@@ -29,9 +29,10 @@ class Container(Struct, frozen=True):
 class Pods(Struct, frozen=True):
     """`count` pods (at least one) that are alike, each with these containers. A single pod is a class of one.
 
-    What isn't said is that of pods which have long been running and ready. `ready` is the status of the Ready condition (None: there is none yet) and `ready_since` when that last changed;
-    `sampled_at` and `window` tell which seconds a sample covers. `listed` is False for samples whose pod is gone from
-    the list. `requests` are the pod-level ones. `custom` holds values of Pods metrics by `MetricSpec.key`.
+    What isn't said is that of pods which have long been running and ready. `ready` is the status of the Ready condition
+    (None: there is none yet) and `ready_since` when that last changed; `sampled_at` and `window` tell which seconds a
+    sample covers. `listed` is False for samples whose pod is gone from the list. `requests` are the pod-level ones.
+    `custom` holds values of Pods metrics by `MetricSpec.key`.
     """
 
     count: int
@@ -65,6 +66,7 @@ class Observed(Struct, frozen=True):
 
 def classify(pods: Pods, sampled: bool, is_cpu: bool, now: float, controller: Controller) -> PodClass:
     """Decide how pods count for one metric. Only cpu looks at readiness: CPU burnt while starting says nothing."""
+    # In the order of groupPods: a pod that is being deleted doesn't count, even while it reports.
     if not pods.listed:
         return "unlisted"
     if pods.deleted or pods.phase == "Failed":
@@ -81,6 +83,8 @@ def classify(pods: Pods, sampled: bool, is_cpu: bool, now: float, controller: Co
 def _cpu_unready(pods: Pods, now: float, controller: Controller) -> bool:
     if pods.ready is None or pods.started is None:
         return True
+    # A sample that began before the pod was ready holds the CPU of its start, which says nothing about its
+    # load.
     if pods.started + controller.cpu_initialization > now:
         return pods.ready == "False" or pods.sampled_at < pods.ready_since + pods.window
     # Beyond that period only a pod that has never been ready is left out.
@@ -93,6 +97,7 @@ def usage(pods: Pods, resource: str, container: str = "") -> int | None:
     for one in pods.containers:
         if container and one.name != container:
             continue
+        # A sum without one container is no use of the pod: it would look less busy than it is.
         if one.usage is None or resource not in one.usage:
             return None
         total += one.usage[resource]
@@ -106,6 +111,7 @@ def request(pods: Pods, resource: str, container: str = "") -> int:
     Raises:
         MetricError: a container without that request, or no container of that name.
     """
+    # calculatePodRequests: pod-level requests stand for all containers, and so replace their sum.
     if pods.requests is not None and not container:
         if resource not in pods.requests:
             raise MetricError(f"missing pod-level request for {resource} in Pod {pods.name}")

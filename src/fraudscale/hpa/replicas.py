@@ -89,6 +89,7 @@ class Tally(Struct):
 
 def within(ratio: float, tolerance: tuple[float, float]) -> bool:
     """Tell whether a ratio is close enough to 1, both edges included; `tolerance` is (down, up)."""
+    # Tolerances.isWithin compares with both edges; |1 - ratio| <= tolerance rounds another way at them.
     return 1.0 - tolerance[0] <= ratio <= 1.0 + tolerance[1]
 
 
@@ -102,6 +103,8 @@ def ratio_to_target(target: MetricTarget, used: int, weight: int) -> tuple[float
     """
     if weight == 0:
         raise MetricError("no metrics returned matched known pods")
+    # GetResourceUtilizationRatio of metrics/utilization.go: all samples over all requests, not the mean of
+    # the pods' ratios.
     value = used * 100 // weight if target.type == "Utilization" else used // weight
     return float(value) / float(target.value), value
 
@@ -113,6 +116,7 @@ def tally(metric: MetricSpec, pods: Sequence[Pods], now: float, controller: Cont
         MetricError: no samples, no pods, none that count, or (Utilization) a pod without the request, in this order.
     """
     samples = [_sample(metric, one) for one in pods]
+    # A Pods metric may be called cpu, and is none: groupPods gets an empty resource name for it.
     is_cpu = metric.name == "cpu" and metric.type != "Pods"
     classes = [
         classify(one, sample is not None, is_cpu, now, controller)
@@ -156,6 +160,8 @@ def _add(total: Tally, metric: MetricSpec, pods: Pods, sample: int, kind: PodCla
             return
         # A request that lacks breaks the metric, whatever the pod's class.
         weight = request(pods, metric.name, metric.container)
+        # All that it requests; with a target above 100 % as much as the target, or a lack of samples would
+        # remove pods.
         guess = weight * max(100, target.value) // 100
     else:
         weight, guess = 1, target.value
@@ -185,7 +191,9 @@ def replicas_for(
         current: replicas that the scale's spec asks for now.
         tolerance: (down, up), as fractions.
     """
+    # GetResourceReplicas and calcPlainMetricReplicas in one: they differ only in what they report.
     if not total.missing and not (total.unready and ratio > 1.0):
+        # Ready pods and not the scale's spec are multiplied: they carried the load that was measured.
         return current if within(ratio, tolerance) else math.ceil(ratio * total.ready)
     used, weight, samples = total.used, total.weight, total.samples
     if ratio < 1.0:
@@ -195,6 +203,8 @@ def replicas_for(
         # Would go up: pods without a sample, and pods that start, are taken as idle.
         weight += total.missing_weight + total.unready_weight
         samples += total.missing + total.unready
+    # The ratio is taken anew with the guesses. They may stop a move, and never turn it round: pods that can't
+    # be measured are no reason to go the other way.
     guessed, _ = ratio_to_target(target, used, weight)
     if within(guessed, tolerance) or ratio < 1.0 < guessed or guessed < 1.0 < ratio:
         return current
@@ -215,6 +225,7 @@ def replicas_for_value(
         return _by_ratio(float(total) / target, observed, tolerance), total
     # The only place where the number of pods that exist, not the one asked for, decides.
     replicas = observed.replicas if observed.status_replicas is None else observed.status_replicas
+    # Nothing to divide by: the value alone says how many pods wake up.
     if replicas == 0:
         return _ceil(float(total) / target), None
     average = math.ceil(float(total) / float(replicas))
@@ -228,6 +239,7 @@ def _by_ratio(ratio: float, observed: Observed, tolerance: tuple[float, float]) 
         return _ceil(ratio)
     if within(ratio, tolerance):
         return observed.replicas
+    # getUsageRatioReplicaCount: pods that are not ready don't share the value.
     return _ceil(ratio * float(ready_and_running(observed.pods)))
 
 
@@ -300,7 +312,9 @@ def combine(hpa: Hpa, observed: Observed, now: float, controller: Controller) ->
     for proposal in proposals:
         if proposal.replicas is None:
             first_failed, failed = first_failed or proposal, failed + 1
+        # The first of equal answers wins, but the last of zeros: the controller begins its maximum at 0.
         elif best == 0 or proposal.replicas > best:
             best, winner = proposal.replicas, proposal.metric
+    # computeReplicasForMetrics: with a metric unknown it may add pods, but not remove them.
     stopped = failed == len(proposals) or (failed > 0 and best < observed.replicas)
     return Combined(proposals, None if stopped else best, winner, first_failed, failed)

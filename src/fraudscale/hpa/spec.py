@@ -128,6 +128,7 @@ def tolerances(hpa: Hpa, controller: Controller) -> tuple[float, float]:
     """How far below and above its target a ratio may be without a move: each direction's own, or the flag's."""
     if hpa.behavior is None:
         return controller.tolerance, controller.tolerance
+    # A direction may have its own (HPAConfigurableTolerance); the flag is one for the whole cluster.
     down, up = hpa.behavior.scale_down.tolerance, hpa.behavior.scale_up.tolerance
     return (
         controller.tolerance if down is None else down,

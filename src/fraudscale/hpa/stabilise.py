@@ -21,6 +21,8 @@ def stabilise(
         down_window: seconds in which all must want fewer before there are fewer.
         now: seconds, on the clock of the log.
     """
+    # stabilizeRecommendationWithBehaviors: one log has two bounds. A short peak adds no pods, since fewer
+    # than `low` were wanted a moment ago; a short dip removes none, since `high` were.
     after_up, after_down = now - up_window, now - down_window
     low = high = want
     for value, at in log:
@@ -28,6 +30,7 @@ def stabilise(
             low = value
         if value > high and at > after_down:
             high = value
+    # The current number moves into the bounds and no further.
     stable = min(max(current, low), high)
     if stable == want:
         return DesiredReplicas(stable, "ReadyForNewScale")
@@ -39,6 +42,7 @@ def stabilise_plain(want: int, log: Recommendations, *, window: float, now: floa
 
     Nothing holds it at the current number: an old high recommendation undoes a manual step down.
     """
+    # stabilizeRecommendation asks `Before` where its sister asks `After`: hence the other edge.
     since = now - window
     stable = want
     for value, at in log:
@@ -50,6 +54,7 @@ def stabilise_plain(want: int, log: Recommendations, *, window: float, now: floa
 def remember(log: Recommendations, want: int, *, window: float, now: float) -> None:
     """Note a recommendation, in the place of the last one older than the longest window if there is one."""
     oldest = now - window
+    # From the end: the controller remembers the last old place that its loop meets, and takes that one.
     for index in range(len(log) - 1, -1, -1):
         if log[index][1] < oldest:
             log[index] = (want, now)

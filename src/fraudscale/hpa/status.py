@@ -70,6 +70,8 @@ def set_condition(
     conditions: Conditions, name: ConditionType, status: bool, reason: str, now: float, detail: str = ""
 ) -> None:
     """Change one condition; nothing is built while it stays the same, which is nearly always."""
+    # lastTransitionTime tells since when a status holds; another reason for the same status doesn't change
+    # it.
     old = conditions.get(name)
     if old is None or old.status is not status:
         conditions[name] = Condition(status, reason, now, detail)

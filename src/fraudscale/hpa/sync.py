@@ -96,13 +96,17 @@ def sync(
     """
     current, conditions = observed.replicas, memory.conditions
     set_condition(conditions, "AbleToScale", True, "SucceededGetScale", now)
+    # recordInitialRecommendation: a controller that restarts holds on to the current scale for a window,
+    # instead of following the first sample that it sees.
     if memory.recommendations is None:
         memory.recommendations = [(current, now)]
     if not controller.scale_to_zero:
         conditions.pop("ScaledToZero", None)
+    # Whoever sets the scale to zero turns autoscaling off.
     if current == 0 and not _may_wake(hpa, conditions):
         set_condition(conditions, "ScalingActive", False, "ScalingDisabled", now)
         return ScalingDecision(now, 0, 0, conditions.copy())
+    # Bounds are the operator's word: the scale moves there at once, without metrics, windows or policies.
     if current > hpa.max_replicas:
         return _to_boundary(hpa, memory, current, hpa.max_replicas, _ABOVE_MAX, now, controller)
     if 0 < current < hpa.min_replicas:
@@ -188,8 +192,11 @@ def _normalise(
         stabilised = stabilise_plain(want, log, window=window, now=now)
         remember(log, want, window=window, now=now)
         return stabilised, limit_plain(stabilised.value, current, low=low, high=high)
+    # normalizeDesiredReplicasWithBehaviors: first what is wanted is steadied, then how fast it is reached is
+    # limited.
     up, down = windows(behavior, controller)
     stabilised = stabilise(want, current, log, up_window=up, down_window=down, now=now)
+    # What metrics wanted goes into the log, not what came of it: a limit is no recommendation.
     remember(log, want, window=max(up, down), now=now)
     limited = limit(
         stabilised.value, current, behavior, memory.ups, memory.downs, low=low, high=high, now=now
@@ -199,6 +206,8 @@ def _normalise(
 
 def windows(behavior: Behavior, controller: Controller) -> tuple[int, int]:
     """Stabilisation windows (up, down) in seconds; what is not given is the controller's."""
+    # Without a word of the manifest pods are added at once and removed after five minutes: too few cost more
+    # than too many.
     up, down = behavior.scale_up.window, behavior.scale_down.window
     return 0 if up is None else up, controller.downscale_window if down is None else down
 
@@ -235,6 +244,7 @@ def _rescale(
         slept = after == 0 and _outside_metric(hpa)
         reason = "ScaledToZero" if slept else "NotScaledToZero"
         set_condition(memory.conditions, "ScaledToZero", slept, reason, now)
+    # Nobody reads the history of an HPA without policies, and storeScaleEvent keeps none.
     if hpa.behavior is not None:
         record(hpa.behavior, memory.ups, memory.downs, before=before, after=after, now=now)
     return RecordedEvent("Normal", "SuccessfulRescale", f"New size: {after}; reason: {why}")
