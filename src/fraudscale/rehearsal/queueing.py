@@ -75,6 +75,8 @@ class LatencyEstimate:
         total = self.requests.sum()
         if not total:
             return 0.0
+        # The pieces make a mixture of delayed exponentials, whose quantile has no closed form: so bisect. Each piece alone
+        # has but a hundredth of the tail left at the upper end.
         low, high = 0.0, float((self.delay_s + self.response_s * -math.log((1 - p) / 100)).max())
         for _ in range(STEPS):
             middle = (low + high) / 2
@@ -95,10 +97,12 @@ def estimate_latency(rehearsal: Rehearsal, service: Service) -> LatencyEstimate:
     segment = np.searchsorted([s.until_s for s in trace.load], start, side="right")
     cpu = np.array([s.total_cpu_m for s in trace.load], dtype=np.float64)[segment]
     memory = np.array([s.memory_mi for s in trace.load], dtype=np.float64)[segment]
+    # Pods count from their readiness: the Service sends nothing to others.
     ready = _ready(rehearsal.ready_steps, start)
     pod = service.capacity(trace.cpu_request_m)
     backlog = _backlog((cpu - ready * pod) * length)
     before = np.concatenate(([0.0], backlog[:-1]))
+    # A piece without pods has no queue to read: its requests wait in the backlog, and then at a full pod.
     use = np.minimum(cpu / np.maximum(ready * pod, 1e-9), BUSIEST)
     return LatencyEstimate(
         start=start,
@@ -139,6 +143,8 @@ def _backlog(surplus: Floats) -> Floats:
 
 def _delay(edges: Floats, arrived: Floats, before: Floats, after: Floats, *, last_rate: float) -> Floats:
     """Time until what arrives in the middle of each piece has been served, first in first out."""
+    # Work that came and work that was done, both cumulated: first in first out, so the time at which as much was done as
+    # had come by then is the time at which it was served.
     come = np.concatenate(([0.0], np.cumsum(arrived)))
     gone = come - np.concatenate(([0.0], after))
     # What is left at the end is worked off by the pods of the end; where there are none, after a day's idleness.
@@ -146,6 +152,7 @@ def _delay(edges: Floats, arrived: Floats, before: Floats, after: Floats, *, las
     times = np.append(edges, (edges[-1] + idle, edges[-1] + idle + rest))
     gone = np.append(gone, (gone[-1], come[-1]))
     middle_work = (come[:-1] + come[1:]) / 2
+    # The middle stands for the piece: the load in it is even, and so is the change of the wait.
     middle_time = (edges[:-1] + edges[1:]) / 2
     served_at = np.interp(middle_work, np.maximum.accumulate(gone), times)
     waits = (before > 0) | (after > 0)

@@ -90,7 +90,7 @@ def write(
         (folder / "ablation.json").write_bytes(msgspec.json.format(content))
 
 
-def ablate(data: Prepared, *, threads: int, progress: Progress) -> list[Ablation]:
+def ablate(data: Prepared, progress: Progress) -> list[Ablation]:
     """Train without each group of features, with several seeds each, and compare on the test part."""
     runs = {"nothing": FEATURES.keys()} | {
         label: [name for name in FEATURES if name not in group] for label, group in GROUPS.items()
@@ -98,7 +98,7 @@ def ablate(data: Prepared, *, threads: int, progress: Progress) -> list[Ablation
     results: dict[str, Floats] = {}
     for done, (label, names) in enumerate(runs.items()):
         progress("ablation", done / len(runs))
-        results[label] = _pr_aucs(data.columns(list(names)), threads)
+        results[label] = _pr_aucs(data.columns(list(names)))
     progress("ablation", 1.0)
     changes = {label: found - results["nothing"] for label, found in results.items()}
     return [
@@ -107,8 +107,8 @@ def ablate(data: Prepared, *, threads: int, progress: Progress) -> list[Ablation
     ]
 
 
-def _pr_aucs(data: Prepared, threads: int) -> Floats:
-    boosters = (fit(data, seed=seed, threads=threads, progress=lambda *_: None) for seed in ABLATION_SEEDS)
+def _pr_aucs(data: Prepared) -> Floats:
+    boosters = (fit(data, seed=seed, progress=lambda *_: None) for seed in ABLATION_SEEDS)
     return np.array(
         [average_precision_score(data.test.is_fraud, predict(b, data.test.rows)) for b in boosters]
     )

@@ -30,11 +30,6 @@ class TrainingRequest:
     """Of generated data."""
     ablation: bool = False
     """Also train without each group of features: a minute more."""
-    threads: int = 1
-    """Of LightGBM; 0: all cores, for data of millions of rows. The model is the same for any number.
-
-    One is the default because OpenMP's threads spin while they wait: beside a platform that is just starting, two take
-    ten times as long as one."""
 
 
 @dataclass(frozen=True)
@@ -81,13 +76,13 @@ def make(folder: Path, request: TrainingRequest, *, now: datetime, progress: Pro
 
     source = read_file(request.data) if request.data else generate(request.seed, request.rows, now, progress)
     data = prepare(source, progress)
-    booster = fit(data, seed=request.seed, threads=request.threads, progress=progress)
+    booster = fit(data, seed=request.seed, progress=progress)
     golden = golden_rows(booster, data.validation.rows, request.seed)
     validation = predict(booster, data.validation.rows)
     threshold = choose_threshold(validation, data.validation, predict(booster, golden))
     scores = predict(booster, data.test.rows)
     metrics = evaluate(scores, data.test, threshold)
-    ablations = report.ablate(data, threads=request.threads, progress=progress) if request.ablation else None
+    ablations = report.ablate(data, progress) if request.ablation else None
     progress("write", 0.0)
     manifest = artifact.write(
         folder / "artifact",

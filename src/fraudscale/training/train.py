@@ -20,6 +20,8 @@ from fraudscale.training.data import DataError, Dataset, Progress, categories_of
 
 TREES: Final = 200
 LEAVES: Final = 31
+THREADS: Final = 1
+"""OpenMP's threads spin while they wait: beside a platform that is just starting, two take ten times as long as one."""
 REVIEW_COST: Final = 5.0
 """What the review of one transaction costs, in units of the account's currency; a missed fraud costs its amount."""
 MAX_REVIEW_SHARE: Final = 0.01
@@ -81,14 +83,14 @@ def prepare(data: Dataset, progress: Progress) -> Prepared:
     return Prepared(featurizer, tuple(FEATURES), **made)
 
 
-def fit(data: Prepared, *, seed: int, threads: int, progress: Progress) -> lightgbm.Booster:
+def fit(data: Prepared, *, seed: int, progress: Progress, threads: int = THREADS) -> lightgbm.Booster:
     """Train, calibrate, and move splits onto float32: the booster's `predict` is the calibrated probability.
 
     Args:
         data: rows by part.
-        seed: of LightGBM's sampling; the result does not depend on `threads`.
-        threads: 0 for all cores.
+        seed: of LightGBM's sampling.
         progress: told after each tree.
+        threads: the model is the same for any number.
 
     Raises:
         DataError: the calibration part contradicts what was learned.

@@ -50,6 +50,12 @@ def test_what_is_beyond_capacity_waits_and_is_worked_off():
     assert estimate.backlog[-1] == 0
 
 
+def test_what_waits_at_the_end_is_worked_off_by_the_pods_of_the_end():
+    # By the middle of the last sync, at 592.5 s, 5 cores of work came for 592.5 s; 4 pods need 740.6 s for it.
+    estimate = estimate_latency(rehearsed([(600, 5000)], **STILL), Service())
+    assert estimate.delay_s[-1] == pytest.approx(592.5 * 5 / 4 - 592.5)
+
+
 def test_without_a_ready_pod_everything_waits_for_the_first():
     found = rehearsed([(600, 1000)], initial_replicas=0, of=hpa(least=1, most=4))
     estimate = estimate_latency(found, Service())

@@ -29,12 +29,12 @@ def prepared(generated):
 def booster(prepared):
     from fraudscale.training.train import fit
 
-    return fit(prepared, seed=1, threads=1, progress=quiet)
+    return fit(prepared, seed=1, progress=quiet)
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
     from fraudscale.training.run import TrainingRequest, make
 
-    request = TrainingRequest(seed=1, rows=40_000, threads=1)
+    request = TrainingRequest(seed=1, rows=40_000)
     return make(tmp_path_factory.mktemp("made"), request, now=NOW, progress=quiet)

@@ -51,6 +51,12 @@ def test_generated_data_ends_before_now():
     assert data.at.max() < data.as_of <= now.timestamp()
 
 
+def test_progress_is_told_every_ten_thousand_rows():
+    told = []
+    generate(1, 25_000, datetime(2026, 11, 24, tzinfo=UTC), lambda *args: told.append(args))
+    assert told == [("generate", 0.4), ("generate", 0.8)]
+
+
 def test_parts_follow_each_other_in_time(generated):
     parts = split(generated)
     ends = [(generated.at[p][0], generated.at[p][-1]) for p in parts.all.values()]
@@ -93,6 +99,7 @@ def test_a_file_is_read_in_its_own_order_where_it_has_no_timestamps(tmp_path, ki
     data = read_file(path)
     assert data.transactions[25] == Transaction("t25", 10.5, "grocery", 1, 4, 40, -3.0)
     assert data.is_fraud.sum() == 200
+    assert (len(data.transactions), data.at[0], data.at[-1], data.as_of) == (2000, 1, 2000, 2000)
     assert (data.origin, data.period) == (path.name, "rows 1 – 2000 in the order of the file")
 
 

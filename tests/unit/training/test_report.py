@@ -60,7 +60,7 @@ def test_the_ablation_leaves_out_every_engineered_feature_and_says_what_it_cost(
 ):
     monkeypatch.setattr(report, "ABLATION_SEEDS", (1, 2))
     monkeypatch.setattr(report, "GROUPS", {"`is_night`": ("is_night",), "much": tuple(FEATURES)[2:]})
-    rows = report.ablate(prepared, threads=1, progress=lambda *_: None)
+    rows = report.ablate(prepared, lambda *_: None)
     nothing, night, much = rows
     assert (nothing.without, nothing.change) == ("nothing", 0)
     assert abs(night.change) < 0.1 < -much.change

@@ -102,6 +102,16 @@ def test_scores_that_no_threshold_parts_are_refused():
         choose_threshold(np.full(2000, 0.5), part([1] * 30 + [0] * 1970), np.array([]))
 
 
+@pytest.mark.parametrize(("gap", "parted"), [(4e-6, False), (5e-6, True)])
+def test_the_threshold_does_not_part_scores_that_differ_by_no_more_than_engines_do(gap, parted):
+    scores, labels = np.array([2 * gap, gap] + [0.0] * 1998), part([1, 1] + [0] * 1998)
+    if parted:
+        assert choose_threshold(scores, labels, np.array([])) == pytest.approx(gap / 2)
+    else:
+        with pytest.raises(DataError, match="same highest score"):
+            choose_threshold(scores, labels, np.array([]))
+
+
 def test_columns_keeps_the_named_features_in_the_given_order(prepared):
     some = prepared.columns(["hour", "amount"])
     assert some.features == ("hour", "amount")
