@@ -27,7 +27,7 @@ class History(msgspec.Struct, frozen=True):
     queue: Points = Points([], [])
     """Transactions that wait on the topic."""
     replicas: Points = Points([], [])
-    """Replicas whose HTTP door answers."""
+    """Replicas whose HTTP endpoint answers."""
 
 
 class _Series(msgspec.Struct):
