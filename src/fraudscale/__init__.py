@@ -1,3 +1,3 @@
-"""A fraud-scoring platform: HTTP and Kafka doors over one model."""
+"""A fraud-scoring platform: an HTTP endpoint and a Kafka consumer over one scorer."""
 
 __version__ = "0.1.0"

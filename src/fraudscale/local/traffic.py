@@ -1,4 +1,4 @@
-"""Sample traffic: generated transactions at steady rates over both doors, so that a fresh platform has something to do."""
+"""Sample traffic: generated transactions at steady rates over HTTP and Kafka, so that a fresh platform has something to do."""
 
 import signal
 import threading
@@ -20,12 +20,12 @@ from fraudscale.telemetry.logs import Logger
 
 HTTP_RATE: Final = 20.0
 KAFKA_RATE: Final = 50.0
-"""Transactions a second."""
+"""Transactions per second."""
 HTTP_TIMEOUT_SECONDS: Final = 2.0
 CATCH_UP_SECONDS: Final = 1.0
 """What was missed longer ago (the machine slept, the platform hung) is left out instead of sent in one burst."""
 STOP_SECONDS: Final = 0.4
-"""What each door gets to finish."""
+"""Seconds that each of the two senders gets to finish."""
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
@@ -66,7 +66,7 @@ class Source:
 
 
 class Door:
-    """One door: sends at its pace until it is to stop; says when it begins to fail and when it is well again."""
+    """One way in: sends at its pace until it is to stop; logs when sending begins to fail and when it works again."""
 
     def __init__(self, name: str, send: Callable[[Transaction], None], log: Logger) -> None:
         self._name = name
@@ -134,8 +134,8 @@ def run(
         url: the entry, such as http://127.0.0.1:8000.
         kafka: broker and input topic.
         log_settings: of this process.
-        http_rate: transactions a second.
-        kafka_rate: transactions a second.
+        http_rate: transactions per second.
+        kafka_rate: transactions per second.
 
     Returns:
         Exit code 0.

@@ -119,7 +119,7 @@ def as_json(answers: Sequence[dict[str, Any]], suggestion: Mapping[str, object] 
 
 
 def as_text(rehearsals: Sequence[Rehearsal], summaries: Sequence[Summary], service: Service) -> str:
-    """A table of the figures, a column an HPA, and below it what each HPA did and why."""
+    """A table of the figures, one column per HPA, and below it what each HPA did and why."""
     head = ["", *(r.file for r in rehearsals)]
     rows = [head, *([name, *(show(s) for s in summaries)] for name, show in _ROWS)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
@@ -128,8 +128,8 @@ def as_text(rehearsals: Sequence[Rehearsal], summaries: Sequence[Summary], servi
     ]
     trace = rehearsals[0].trace
     capacity = service.capacity(trace.cpu_request_m)
-    model = f"an M/M/1 queue a replica, {service.cpu_ms_per_request:g} ms of CPU a request, at most {capacity:g}m a pod"
-    lines += ["", f"Latency: {model}; differences hold better than absolute figures."]
+    model = f"one M/M/1 queue per replica, {service.cpu_ms_per_request:g} ms of CPU per request, at most {capacity:g}m per pod"
+    lines += ["", f"Latency estimate: {model}. Trust differences more than absolute figures."]
     for rehearsal in rehearsals:
         lines += ["", f"{rehearsal.file}:", *_story(rehearsal)]
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Bytes to records, features, the model and the one scorer behind both doors."""
+"""Bytes to records, features, the model and the one scorer behind the HTTP endpoint and the Kafka consumer."""

@@ -1,4 +1,4 @@
-"""Transaction and Prediction: the two records that everything passes on, and the only schema of the two doors."""
+"""Transaction and Prediction: the two records that everything passes on, and the only schema of HTTP and Kafka."""
 
 from collections.abc import Sequence
 from typing import Annotated

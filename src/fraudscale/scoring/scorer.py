@@ -1,4 +1,4 @@
-"""The one scorer behind both doors: transactions in, predictions out, all of it timed, counted and logged."""
+"""The one scorer of the HTTP endpoint and the Kafka consumer: transactions in, predictions out, all timed, counted and logged."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class Scorer:
             probabilities = model.probabilities(transactions)
             if len(probabilities) != len(transactions):
                 raise ValueError(f"{len(probabilities)} probabilities for {len(transactions)} transactions")  # noqa: TRY301
-        except Exception as error:  # whatever an engine raises, the door must answer
+        except Exception as error:  # whatever an engine raises, the caller must get an answer
             if final:
                 metrics.errors.labels("prediction").value += 1
                 metrics.failed.labels().value += len(transactions)

@@ -69,7 +69,7 @@ def draw(
 
 
 def _rate(axes: Axes, scored: Points) -> None:
-    axes.plot(scored.at, scored.values, color=BLUE, label="scored, both doors (Prometheus)")
+    axes.plot(scored.at, scored.values, color=BLUE, label="scored over HTTP and from Kafka (Prometheus)")
     axes.set_ylabel("transactions/s")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 

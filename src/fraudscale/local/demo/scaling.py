@@ -35,11 +35,11 @@ from fraudscale.rehearsal.report import clock
 
 NAME: Final = "demo-scaling"
 RATE: Final = 4000.0
-"""Records a second over Kafka: on the machines that it was measured on, six replicas are needed for them."""
+"""Records per second over Kafka: on the machines that it was measured on, six replicas are needed for them."""
 ALERT: Final = "ModelScaledToMax"
 """Must fire at the maximum."""
 BESIDE_RATE: Final = 30.0
-"""Transactions a second over each door from start to end: nothing may fail while replicas come and go."""
+"""Transactions per second over HTTP, and as many over Kafka, from start to end: nothing may fail while replicas come and go."""
 PEAK_SYNCS: Final = 5
 """Under load with the most replicas: longer than the minute that the alert waits."""
 END_SYNCS: Final = 3
@@ -85,7 +85,7 @@ class Seen(msgspec.Struct, frozen=True):
     alert: Points
     """1 where it fires."""
     scored: Points
-    """Transactions a second over both doors."""
+    """Transactions per second over HTTP and Kafka together."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -110,7 +110,7 @@ def run(local: LocalSettings, rate: float, picture: Path | None, *, as_json: boo
 
     Args:
         local: the platform's settings, with the time scale.
-        rate: of the load that drives it, records a second.
+        rate: of the load that drives it, records per second.
         picture: where to draw to; None: `run/demo-scaling.png`.
         as_json: print the outcome as JSON.
 
@@ -203,10 +203,12 @@ class Demo:
                     for over in ("http", "kafka")
                 ]
                 with ExitStack() as on_the_way_up:
-                    self._say(f"load: {self._rate:g}/s over Kafka, and {BESIDE_RATE:g}/s over each door")
+                    self._say(
+                        f"load: {self._rate:g}/s over Kafka, and {BESIDE_RATE:g}/s each over HTTP and Kafka beside it"
+                    )
                     driving = self._start(on_the_way_up, self._sender("kafka", "kafka", self._rate))
                     self._until(lambda: self._stays(high, PEAK_SYNCS), self._way_seconds)
-                self._say("the load ended; what goes over each door beside it goes on")
+                self._say("the load ended; the transactions beside it go on")
                 self._until(lambda: self._stays(low, END_SYNCS), self._way_seconds)
             syncs = self._syncs()[first:]
             return syncs, [self._sent(child) for child in (driving, *beside)], self._seen(syncs)
