@@ -21,19 +21,19 @@ from test_stream_kafka import (
     wait_for,
 )
 
-from fraudscale.kafka import client, pipe
+from fraudscale.kafka import delivery, producers
 from fraudscale.kafka.client import NotDelivered
 from fraudscale.kafka.watermarks import Watermarks
 
 HOLD = """
 import time
-from fraudscale.broker import client, pipe
+from fraudscale.kafka import delivery
 def hold(producer, offsets, group, done):
     producer.send_offsets_to_transaction(offsets, group, 5)
     producer.flush()
     print("held", flush=True)
     time.sleep(60)
-pipe._commit = hold
+delivery._commit = hold
 """
 """Leaves a transaction open with everything in it but its end."""
 
@@ -94,7 +94,7 @@ def test_a_fenced_scorer_takes_its_id_back_and_goes_on(settings, model):
 @on_both_kafkas
 def test_a_commit_that_happened_although_its_answer_was_lost_is_not_done_again(settings, model, monkeypatch):
     produce(settings, [value(i) for i in range(100)])
-    commit, losses = pipe._commit, iter([True])
+    commit, losses = delivery._commit, iter([True])
 
     def losing_once(producer, offsets, group, done):
         if not next(losses, False):
@@ -104,7 +104,7 @@ def test_a_commit_that_happened_although_its_answer_was_lost_is_not_done_again(s
         real.result()
         done.set_exception(NotDelivered("the answer was lost"))
 
-    monkeypatch.setattr(pipe, "_commit", losing_once)
+    monkeypatch.setattr(delivery, "_commit", losing_once)
     with Door(settings, model).running() as door:
         wait_for(lambda: sum(committed(settings).values()) == 100)
         produce(settings, [value(i) for i in range(100, 150)])
@@ -130,7 +130,7 @@ def test_a_broker_that_restarts_before_the_commit_neither_loses_nor_doubles(
                 kafka.start()
             super().commit_transaction(*args)
 
-    monkeypatch.setattr(client, "Producer", Restarting)
+    monkeypatch.setattr(producers, "Producer", Restarting)
     with Door(settings, model).running():
         wait_for(lambda: sum(committed(settings).values()) == 200, 60)
     each_once(settings, 200)
@@ -163,8 +163,8 @@ def test_the_first_transaction_of_a_producer_ends_what_is_open_in_any_partition(
     ],
     indirect=["kafka"],
 )
-def test_scorers_that_come_and_go_neither_lose_nor_double(settings, model, monkeypatch, protocol):
-    monkeypatch.setattr(pipe.Pipe, "_choose_protocol", lambda _: protocol)
+def test_scorers_that_come_and_go_neither_lose_nor_double(settings, model, protocol):
+    settings = settings.model_copy(update={"kafka_group_protocol": protocol})
     count = 3000
     with Door(settings.model_copy(update={"kafka_batch_records": 50}), model).running() as one:
         wait_for(lambda: len(one.lag()) == 3)

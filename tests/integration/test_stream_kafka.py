@@ -21,11 +21,10 @@ from structlog.testing import capture_logs
 
 from collector import Collector
 from fraudscale.config import KafkaSettings, LogSettings, TracingSettings
-from fraudscale.kafka import pipe
-from fraudscale.kafka.client import Link, NotDelivered
+from fraudscale.kafka import delivery, group_protocol
+from fraudscale.kafka.client import BrokerLink, NotDelivered
 from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.pipe import Pipe
-from fraudscale.kafka.protocol import group_version
 from fraudscale.kafka.topics import create_topics
 from fraudscale.kafka.watermarks import Watermarks
 from fraudscale.kafka.worker import Worker
@@ -82,7 +81,7 @@ class Door:
             self.counts, PredictionLog(LogSettings(log_predictions_sample=0), "stream"), replica
         )
         self.scorer.install(model)
-        link = Link(settings.kafka_bootstrap_servers, log)
+        link = BrokerLink(settings.kafka_bootstrap_servers, log)
         self.reporter = LagReporter(settings, self.metrics, link, Watermarks(settings))
         self.pipe = Pipe(
             settings, replica, metrics=self.metrics, link=link, log=log, on_owned=self.reporter.own
@@ -322,7 +321,11 @@ def test_a_broker_that_dies_with_a_batch_in_hand_gets_it_when_it_is_back(setting
 
 
 def test_a_broker_without_the_new_group_protocol_is_spoken_to_in_the_old_one(settings, model, monkeypatch):
-    monkeypatch.setattr(pipe, "group_version", lambda _: 0)
+    offered = {
+        "group.coordinator.rebalance.protocols": "classic",
+        "group.consumer.session.timeout.ms": "6000",
+    }
+    monkeypatch.setattr(group_protocol, "_broker_configs", lambda _: offered)
     produce(settings, [value(i) for i in range(50)])
     with capture_logs() as log, Door(settings, model).running() as door:
         wait_for(lambda: door.consumed() == 50)
@@ -334,7 +337,7 @@ def test_a_broker_without_the_new_group_protocol_is_spoken_to_in_the_old_one(set
 
 def test_a_batch_that_could_not_be_committed_is_read_again(settings, model, monkeypatch):
     produce(settings, [value(i) for i in range(20)])
-    commit, failures = pipe._commit, iter([True, True])
+    commit, failures = delivery._commit, iter([True, True])
 
     def failing_twice(producer, offsets, group, done):
         if next(failures, False):
@@ -343,7 +346,7 @@ def test_a_batch_that_could_not_be_committed_is_read_again(settings, model, monk
             return
         commit(producer, offsets, group, done)
 
-    monkeypatch.setattr(pipe, "_commit", failing_twice)
+    monkeypatch.setattr(delivery, "_commit", failing_twice)
     with Door(settings, model).running() as door:
         wait_for(lambda: door.consumed() == 20)
         assert door.transactions("aborted") == 2
@@ -457,14 +460,11 @@ def test_topics_are_created_once(kafka):
 
 
 @pytest.mark.parametrize(
-    ("kafka", "version", "protocol"),
-    [("kraft", 1, "consumer"), pytest.param("zookeeper", 0, "classic", marks=pytest.mark.slow)],
+    ("kafka", "protocol"),
+    [("kraft", "consumer"), pytest.param("zookeeper", "classic", marks=pytest.mark.slow)],
     indirect=["kafka"],
 )
-def test_a_broker_is_spoken_to_in_the_newest_group_protocol_that_it_has(
-    settings, model, kafka, version, protocol
-):
-    assert group_version(kafka.bootstrap) == version
+def test_a_broker_is_spoken_to_in_the_newest_group_protocol_that_it_has(settings, model, kafka, protocol):
     produce(settings, [value(0)])
     with capture_logs() as log, Door(settings, model).running() as door:
         wait_for(lambda: door.consumed() == 1)

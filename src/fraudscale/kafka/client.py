@@ -5,7 +5,7 @@ import time
 from threading import Lock
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from fraudscale.config import KafkaSettings
@@ -36,7 +36,7 @@ class ProducerFenced(NotDelivered):
     """The broker gave our transactional id to another producer, or rolled our transaction back because it took too long."""
 
 
-class Link:
+class BrokerLink:
     """Whether the broker answers. Any thread tells what it sees; only changes are logged."""
 
     def __init__(self, servers: str, log: Logger) -> None:
@@ -91,23 +91,6 @@ def client_settings(settings: KafkaSettings, name: str) -> dict[str, Any]:
         # coordinator that it knew before, are never sent nor refused (librdkafka 2.16)
         "metadata.recovery.strategy": "none",
     }
-
-
-def idempotent_producer(settings: KafkaSettings, name: str, more: dict[str, Any]) -> Producer:
-    return Producer(
-        client_settings(settings, name)
-        | {
-            "acks": "all",
-            "enable.idempotence": True,
-            "compression.type": "lz4",
-            # the Java client's choice of partition, so that a key has the same number in every topic
-            "partitioner": "murmur2_random",
-            "message.max.bytes": MAX_RECORD_BYTES,
-            # a callback for each acknowledged record would cost more than its encoding
-            "delivery.report.only.error": True,
-        }
-        | more
-    )
 
 
 def admin_client(settings: KafkaSettings) -> AdminClient:

@@ -5,7 +5,7 @@ from threading import Event, Lock, Thread
 from time import monotonic, time
 
 from fraudscale.config import KafkaSettings
-from fraudscale.kafka.client import BrokerUnavailable, Link
+from fraudscale.kafka.client import BrokerLink, BrokerUnavailable
 from fraudscale.kafka.watermarks import Waiting, Watermarks
 from fraudscale.metrics import Family, Gauge, QueueMetrics
 
@@ -18,7 +18,7 @@ class LagReporter:
     """
 
     def __init__(
-        self, settings: KafkaSettings, counts: QueueMetrics, link: Link, watermarks: Watermarks
+        self, settings: KafkaSettings, counts: QueueMetrics, link: BrokerLink, watermarks: Watermarks
     ) -> None:
         self._settings = settings
         self._counts = counts

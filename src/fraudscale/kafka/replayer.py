@@ -21,7 +21,7 @@ from fraudscale.kafka.client import (
     commits,
 )
 from fraudscale.kafka.messages import Output, Record, records_of
-from fraudscale.kafka.transactions import transactional_producer
+from fraudscale.kafka.producers import transactional_producer
 
 CHUNK_RECORDS: Final = 1000
 """Taken from the client at once."""

@@ -19,7 +19,7 @@ from fraudscale.config import (
     TracingSettings,
 )
 from fraudscale.kafka.batch_trace import BatchSpans, trace_of
-from fraudscale.kafka.client import Link, NotDelivered
+from fraudscale.kafka.client import BrokerLink, NotDelivered
 from fraudscale.kafka.dead_letters import DeadLetter, DeadLetterLog, record_of
 from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.messages import Batch
@@ -191,7 +191,7 @@ class ForcedStop:
         timer = Timer(self._timeout, self._force, [f"not done within {self._timeout} s"])
         timer.daemon = True
         timer.start()
-        self._pipe.hurry(monotonic() + max(self._timeout / 2, self._timeout - LEAVE_SECONDS))
+        self._pipe.set_deadline(monotonic() + max(self._timeout / 2, self._timeout - LEAVE_SECONDS))
         self._worker.stop()
 
     def again(self, number: int) -> None:
@@ -233,7 +233,7 @@ def run(
     scorer = Scorer(model_metrics, PredictionLog(log_settings, "stream"), replica.replica_id)
     server = OpsServer(ops, registry, lambda: "no model was loaded yet" if scorer.lineup is None else None)
     loader = default_loader(model, model_metrics, scorer.install, log)
-    link = Link(kafka.kafka_bootstrap_servers, log)
+    link = BrokerLink(kafka.kafka_bootstrap_servers, log)
     reporter = LagReporter(kafka, kafka_metrics, link, Watermarks(kafka))
     pipe = Pipe(kafka, replica.replica_id, metrics=kafka_metrics, link=link, log=log, on_owned=reporter.own)
     tracing = spans.start(

@@ -6,8 +6,8 @@ from time import perf_counter, sleep, time
 from typing import Final
 
 from fraudscale.config import KafkaSettings
+from fraudscale.kafka.producers import TimedSender
 from fraudscale.kafka.scores import Score, ScoreReader
-from fraudscale.kafka.send import TimedSender
 from fraudscale.load.measure import Item, Items, Measures, StopRequest
 
 CLIENT: Final = "fraudscale-load"

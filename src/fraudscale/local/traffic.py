@@ -10,7 +10,7 @@ from typing import Final
 
 from fraudscale.config import KafkaSettings, LogSettings
 from fraudscale.kafka.client import BrokerUnavailable
-from fraudscale.kafka.send import Sender
+from fraudscale.kafka.producers import Sender
 from fraudscale.net import NoAnswer, Server
 from fraudscale.scoring import codec
 from fraudscale.scoring.records import Transaction

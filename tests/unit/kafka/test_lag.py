@@ -7,7 +7,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from fraudscale.config import KafkaSettings
-from fraudscale.kafka.client import BrokerUnavailable, Link
+from fraudscale.kafka.client import BrokerLink, BrokerUnavailable
 from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.watermarks import Waiting
 from fraudscale.metrics import KafkaMetrics
@@ -32,7 +32,7 @@ class FakeWatermarks:
 def reporter_of(*answers):
     counts = KafkaMetrics(consumed="in", produced=())
     settings = KafkaSettings(kafka_topic="in", kafka_group="g")
-    link = Link("kafka:9092", structlog.get_logger())
+    link = BrokerLink("kafka:9092", structlog.get_logger())
     return LagReporter(settings, counts, link, FakeWatermarks(*answers)), counts
 
 

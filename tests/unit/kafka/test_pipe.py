@@ -8,8 +8,10 @@ from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPar
 from structlog.testing import capture_logs
 
 from fraudscale.config import KafkaSettings
+from fraudscale.kafka import delivery
 from fraudscale.kafka import pipe as pipe_module
-from fraudscale.kafka.client import Link, NotDelivered
+from fraudscale.kafka.client import BrokerLink, BrokerUnavailable, NotDelivered
+from fraudscale.kafka.group_protocol import GroupProtocol
 from fraudscale.kafka.messages import Batch, Record
 from fraudscale.kafka.pipe import Pipe
 from fraudscale.metrics import KafkaMetrics
@@ -70,6 +72,9 @@ class FakeConsumer:
     def seek(self, place):
         self.sought.append((place.partition, place.offset))
 
+    def consumer_group_metadata(self):
+        """As a member."""
+
     def close(self):
         self.closed = True
 
@@ -88,12 +93,12 @@ def pipe_on(consumer, owned):
         KafkaSettings(kafka_topic="in"),
         "r",
         metrics=KafkaMetrics(consumed="in", produced=()),
-        link=Link("kafka:9092", structlog.get_logger()),
+        link=BrokerLink("kafka:9092", structlog.get_logger()),
         log=structlog.get_logger(),
         on_owned=lambda _: None,
     )
-    pipe._consumer, pipe._producer, pipe._owned = consumer, object(), frozenset(owned)
-    pipe._swept = True
+    pipe._consumer, pipe._owned = consumer, frozenset(owned)
+    pipe._delivery._producer, pipe._delivery._leftovers_aborted = object(), True
     return pipe
 
 
@@ -104,7 +109,7 @@ def places(batch):
 def test_records_of_a_partition_that_is_revoked_during_the_read_are_left_to_its_new_owner():
     consumer = FakeConsumer([FakeMessage(0, 5), FakeMessage(1, 7), FakeMessage(0, 6)])
     pipe = pipe_on(consumer, {0, 1})
-    consumer.during = lambda: pipe._taken_away("revoked", [TopicPartition("in", 0)])
+    consumer.during = lambda: pipe._unassigned("revoked", [TopicPartition("in", 0)])
     with capture_logs():
         batch = pipe.read(10, 0)
     assert (places(batch), consumer.sought) == ([(1, 7)], [])
@@ -115,7 +120,7 @@ def test_records_of_a_partition_that_comes_back_during_the_read_are_read_again()
     pipe = pipe_on(consumer, {0, 1})
 
     def lost_and_back():
-        pipe._taken_away("lost", [TopicPartition("in", 0)])
+        pipe._unassigned("lost", [TopicPartition("in", 0)])
         pipe._assigned(consumer, [TopicPartition("in", 0)])
 
     consumer.during = lost_and_back
@@ -146,7 +151,7 @@ def test_a_partition_in_vain_looked_for_is_not_looked_for_at_every_read():
     pipe = pipe_on(consumer, {0, 1})
     consumer.unstable = {0}
     with capture_logs():
-        pipe._lose_places({0})
+        pipe._pause({0})
         pipe.read(10, 0)
         consumer.unstable = set()
         pipe.read(10, 0)
@@ -156,11 +161,11 @@ def test_a_partition_in_vain_looked_for_is_not_looked_for_at_every_read():
 def test_a_failed_transaction_takes_its_producer_and_all_places_with_it():
     consumer = FakeConsumer([])
     pipe = pipe_on(consumer, {0, 1})
-    pipe._in_flight = pipe_module._InFlight(1, lambda: None, float("inf"), Future())
-    pipe._in_flight.done.set_exception(NotDelivered("no"))
+    pipe._delivery._in_flight = delivery._InFlight(1, lambda: None, float("inf"), Future())
+    pipe._delivery._in_flight.done.set_exception(NotDelivered("no"))
     with pytest.raises(NotDelivered):
         pipe.finish()
-    assert (pipe._producer, consumer.paused) == (None, {0, 1})
+    assert (pipe._delivery._producer, consumer.paused) == (None, {0, 1})
 
 
 def test_a_fatal_error_begins_again_with_new_clients():
@@ -214,12 +219,14 @@ def test_what_was_committed_while_the_consumer_broke_is_counted():
     fatal = KafkaError(KafkaError._FATAL, "fenced", True)
     pipe = pipe_on(FakeConsumer([FakeMessage(0, 0, fatal)]), {0})
     told = []
-    pipe._in_flight = pipe_module._InFlight(3, lambda: told.append("committed"), float("inf"), Future())
-    pipe._in_flight.done.set_result(None)
+    pipe._delivery._in_flight = delivery._InFlight(
+        3, lambda: told.append("committed"), float("inf"), Future()
+    )
+    pipe._delivery._in_flight.done.set_result(None)
     with capture_logs():
         pipe._disconnect()
     assert told == ["committed"]
-    assert pipe._metrics.consumed.labels("in").value == 3
+    assert pipe._delivery._consumed.value == 3
 
 
 def test_errors_without_end_do_not_hold_a_read_up():
@@ -229,3 +236,46 @@ def test_errors_without_end_do_not_hold_a_read_up():
 
     with capture_logs():
         assert pipe_on(Failing([]), {0}).read(10, 0.05).records == []
+
+
+def test_a_fatal_error_that_comes_as_an_event_begins_again_too():
+    """As the client tells of it: the code is that of a fatal error, and the flag is not set."""
+    consumer = FakeConsumer([FakeMessage(0, 0, KafkaError(KafkaError._FATAL))])
+    pipe = pipe_on(consumer, {0})
+    with capture_logs():
+        pipe.read(10, 0)
+    assert consumer.closed
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_cluster_that_refuses_the_first_heartbeat_is_spoken_to_in_the_old_protocol(joined, monkeypatch):
+    asked = []
+
+    def choose(settings, *, refused):
+        asked.append(refused)
+        raise BrokerUnavailable("later")
+
+    monkeypatch.setattr(pipe_module, "choose_protocol", choose)
+    consumer = FakeConsumer([FakeMessage(0, 0, KafkaError(KafkaError._FATAL))])
+    pipe = pipe_on(consumer, set())
+    with capture_logs():
+        if joined:
+            pipe._assigned(consumer, [])
+        pipe.read(10, 0)
+        pipe.read(10, 0)
+    assert asked == [not joined]
+
+
+def test_a_protocol_is_told_when_it_changes(monkeypatch):
+    answers = iter(
+        [
+            GroupProtocol("consumer", 6000, 1),
+            GroupProtocol("consumer", 6000, 1),
+            GroupProtocol("classic", 6000, 1),
+        ]
+    )
+    monkeypatch.setattr(pipe_module, "choose_protocol", lambda *_, **__: next(answers))
+    pipe = pipe_on(None, set())
+    with capture_logs() as lines:
+        assert [pipe._choose_protocol() for _ in range(3)] == ["consumer", "consumer", "classic"]
+    assert [line["protocol"] for line in lines] == ["consumer", "classic"]

@@ -140,7 +140,7 @@ class Stoppable:
     def stop(self):
         self.stopped += 1
 
-    def hurry(self, deadline):
+    def set_deadline(self, deadline):
         self.deadline = deadline
 
 

@@ -27,7 +27,7 @@ from fraudscale.hpa import (
 )
 from fraudscale.hpa.pods import usage
 from fraudscale.hpa.status import Conditions
-from fraudscale.kafka.client import Link
+from fraudscale.kafka.client import BrokerLink
 from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.watermarks import Watermarks
 from fraudscale.local.scaling import manifests
@@ -280,7 +280,7 @@ def run(local: LocalSettings, ops: MetricsSettings, kafka: KafkaSettings, log_se
     autoscaler = Autoscaler(local.fraudscale_home, scaling, clock, hpa_metrics, log)
     pace = Pace(clock)
     server = OpsServer(ops, process_registry(hpa_metrics, queue), lambda: pace.late(autoscaler.synced_at))
-    reporter = LagReporter(kafka, queue, Link(kafka.kafka_bootstrap_servers, log), Watermarks(kafka))
+    reporter = LagReporter(kafka, queue, BrokerLink(kafka.kafka_bootstrap_servers, log), Watermarks(kafka))
     stop = threading.Event()
 
     def on_signal(_: int, __: FrameType | None) -> None:

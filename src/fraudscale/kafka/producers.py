@@ -1,12 +1,53 @@
-"""Single records, written as they come: sample traffic and load tests."""
+"""Producers: of transactions, and of single records for sample traffic and load tests."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, Producer
 
 from fraudscale.config import KafkaSettings
-from fraudscale.kafka.client import DELIVERY_SECONDS, BrokerUnavailable, client_settings, idempotent_producer
+from fraudscale.kafka.client import (
+    DELIVERY_SECONDS,
+    MAX_RECORD_BYTES,
+    TRANSACTION_SECONDS,
+    BrokerUnavailable,
+    client_settings,
+)
+
+QUEUE_KBYTES: Final = 64 * 1024
+"""Room for what waits to be sent: full, writing waits, and with it reading."""
+
+
+def idempotent_producer(settings: KafkaSettings, name: str, more: dict[str, Any]) -> Producer:
+    return Producer(
+        client_settings(settings, name)
+        | {
+            "acks": "all",
+            "enable.idempotence": True,
+            "compression.type": "lz4",
+            # the Java client's choice of partition, so that a key has the same number in every topic
+            "partitioner": "murmur2_random",
+            "message.max.bytes": MAX_RECORD_BYTES,
+            # a callback for each acknowledged record would cost more than its encoding
+            "delivery.report.only.error": True,
+        }
+        | more
+    )
+
+
+def transactional_producer(settings: KafkaSettings, name: str, transactional_id: str) -> Producer:
+    """Make a producer; it may write once the broker has granted it the id (`init_transactions`)."""
+    milliseconds = int(TRANSACTION_SECONDS * 1000)
+    return idempotent_producer(
+        settings,
+        name,
+        {
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": milliseconds,
+            "message.timeout.ms": milliseconds,
+            "queue.buffering.max.kbytes": QUEUE_KBYTES,
+        },
+    )
 
 
 class Sender:
@@ -46,19 +87,9 @@ class TimedSender:
             on_failure: called from within `send` and `close` with the key of a record that was not written, and why.
         """
         self._on_failure = on_failure
-        self._producer = Producer(
-            client_settings(settings, name)
-            | {
-                "acks": "all",
-                "enable.idempotence": True,
-                "compression.type": "lz4",
-                "partitioner": "murmur2_random",
-                # a producer's lingering would be part of every latency that is measured
-                "linger.ms": 1,
-                "message.timeout.ms": DELIVERY_SECONDS * 1000,
-                "delivery.report.only.error": True,
-            }
-        )
+        # a producer's lingering would be part of every latency that is measured
+        more = {"linger.ms": 1, "message.timeout.ms": DELIVERY_SECONDS * 1000}
+        self._producer = idempotent_producer(settings, name, more)
 
     def send(self, topic: str, key: bytes, value: bytes, timestamp: int) -> bool:
         """Take a record on, or wait a moment and return False where there is no room.
