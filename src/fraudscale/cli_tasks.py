@@ -189,7 +189,7 @@ def replay(
                 result=result,
             )
     except (BrokerUnavailable, NotDelivered, dead_letters.PositionFull) as error:
-        raise Failed(f"{error}; {result.sent} went back before that") from error
+        raise Failed(f"{error}; {result.sent} dead letters were sent back before that") from error
     print(dead_letters.as_json(result) if as_json else dead_letters.as_text(result))
     raise typer.Exit(1 if result.left["too_large"] else 0)
 

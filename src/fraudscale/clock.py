@@ -42,7 +42,7 @@ def parse_duration(text: str) -> float:
         ValueError: it is something else.
     """
     if not _DURATION.fullmatch(text):
-        raise ValueError(f"{text!r} is no duration such as 30s, 10m, 2h or 1d")
+        raise ValueError(f"{text!r} is not a duration; write 30s, 10m, 2h or 1d")
     return sum(float(number) * UNITS[unit] for number, unit in _TERM.findall(text))
 
 

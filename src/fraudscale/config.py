@@ -36,7 +36,7 @@ def _http_url(value: str) -> str:
         raise ValueError("must be an address such as http://127.0.0.1:5000")
     if "@" in value.split("://", 1)[1].partition("/")[0]:
         raise ValueError(
-            "must hold no name and password: addresses are shown; there are settings for credentials"
+            "must not contain a user name or password, because addresses are shown; use the settings for credentials"
         )
     return value.rstrip("/")
 

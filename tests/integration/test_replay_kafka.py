@@ -102,7 +102,7 @@ def test_a_dry_run_prints_and_sends_nothing(settings):
     letters(settings, 3)
     told = program(settings, "--dry-run", "--limit", "2")
     assert "2 of" in told
-    assert "would go back" in told
+    assert "would be sent back" in told
     assert replay(settings).sent == 3
 
 

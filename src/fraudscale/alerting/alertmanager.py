@@ -11,7 +11,7 @@ SEVERITIES: Final = ("critical", "warning", "info")
 """Of alerts that people are told of, each with a receiver of its own; an alert without one is a warning."""
 NOBODY: Final = "nobody"
 """The receiver of the watchdog, which always fires."""
-NOBODY_TOLD: Final = "alerts are told to nobody: set ALERT_WEBHOOK_URL, or SMTP_SERVER and ALERT_EMAIL"
+NOBODY_TOLD: Final = "nobody gets alerts: set ALERT_WEBHOOK_URL, or SMTP_SERVER and ALERT_EMAIL"
 
 # (group_wait, group_interval, repeat_interval): how long others may join a first message, how soon changes of the group
 # are told, and when it is said again.
@@ -99,7 +99,7 @@ def render(settings: AlertSettings, time_scale: float = 1) -> str:
 
 
 def told(settings: AlertSettings) -> str:
-    """Say in one line who is told."""
+    """Say in one line who gets alerts."""
     ways = [
         *(["Slack"] if settings.alert_webhook_url else []),
         *([f"e-mail to {settings.alert_email}"] if settings.alert_email else []),

@@ -54,7 +54,9 @@ def since(text: str, now: datetime) -> datetime:
     try:
         return parse_instant(text)
     except ValueError as error:
-        raise BadQuery(f"--since {text}: must be such as 10m, 2h, or 2026-11-25T08:00:00Z") from error
+        raise BadQuery(
+            f"--since {text}: must be a duration such as 10m or 2h, or an instant such as 2026-11-25T08:00:00Z"
+        ) from error
 
 
 def in_files(logs: Path, query: Query) -> Found:

@@ -136,7 +136,9 @@ class Store:
         try:
             return answer.json()
         except NoAnswer as error:
-            raise StoreUnavailable(f"{self.endpoint} answers what is no JSON; is it the store?") from error
+            raise StoreUnavailable(
+                f"{self.endpoint} answered with a body that is not JSON; is that the address of the store?"
+            ) from error
 
     def _ask(self, method: str, path: str, body: bytes | None, kind: str) -> Answer:
         headers = {"Content-Type": f"application/{kind}"} if body is not None else None

@@ -66,7 +66,9 @@ class Sender:
         try:
             self._producer.produce(topic, value, key)
         except BufferError as error:
-            raise BrokerUnavailable("records wait for the broker, and there is no room for more") from error
+            raise BrokerUnavailable(
+                "the producer's queue is full, and the broker takes no records"
+            ) from error
 
     def close(self, seconds: float) -> None:
         """Let what waits go out, for so long at most."""

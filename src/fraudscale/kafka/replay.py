@@ -80,7 +80,7 @@ class Position:
         text = b85encode(zlib.compress(raw, 9)).decode()
         if len(text) > LONGEST_METADATA:
             raise PositionFull(
-                f"more single letters went back than can be remembered beyond offset {self.base}: "
+                f"more single dead letters were sent back beyond offset {self.base} than the group's offset can note: "
                 "replay the oldest ones first, with `--until` and no other filter"
             )
         return text
@@ -388,9 +388,9 @@ def run(
 
 LEFT: Final = {
     "filtered": "not chosen",
-    "failed_again": "went back before and failed again (--again sends them)",
-    "foreign": "without a source-record header: not ours",
-    "too_large": "too large for the topic they came from",
+    "failed_again": "sent back before and failed again (--again sends them)",
+    "foreign": "without a source-record header: not written by us",
+    "too_large": "too large for the topic that they came from",
 }
 
 
@@ -406,7 +406,7 @@ def as_text(result: Result) -> str:
         f"{x['partition']}/{x['offset']}  {x['first_seen']}  {x['id']}  {x['reason']} {x['field']}: {x['detail']}"
         for x in result.letters
     ]
-    verb = "would go back" if result.dry_run else "went back"
+    verb = "would be sent back" if result.dry_run else "were sent back"
     lines.append(f"{result.sent} of {result.dead_letter_topic} {verb}, in {result.seconds:.1f} s")
     lines += [f"{count} stay: {LEFT[why]}" for why, count in sorted(result.left.items())]
     return "\n".join(lines)

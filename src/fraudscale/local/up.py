@@ -38,9 +38,7 @@ PACE_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 1.0
 LAST_LINES: Final = 20
 """Of the log of a component that failed to start."""
-WITHOUT_ALERTMANAGER: Final = (
-    "alerts are shown and told to nobody: Alertmanager can't be started here (`make doctor` says why)"
-)
+WITHOUT_ALERTMANAGER: Final = "the console shows alerts, and nobody gets them: Alertmanager can't be started here (`make doctor` says why)"
 EXAMPLE: Final = Transaction("tx-1", 949.9, "electronics", 3, 6, 23, 1200.0)
 """What the banner and the README let a person try."""
 
@@ -193,13 +191,13 @@ class Platform:
     def _explain_stop(self) -> None:
         failure = self._supervisor.failure
         if failure is None:
-            self._terminal.say("stopping (once more: at once)")
+            self._terminal.say("stopping (Ctrl-C again stops at once)")
             return
         log = self._logs / self._supervisor.slots[failure.component].component.log_name
         self._terminal.say(f"{failure.component} failed to start: {failure.reason}", "red")
         for line in machine.last_lines(log, LAST_LINES):
             self._terminal.say(f"  {line}")
-        self._terminal.say(f"all of its log: {log}; the other components are stopped")
+        self._terminal.say(f"full log: {log}; the other components were stopped")
 
     def _report(self, event: Event) -> None:
         self._events.write(event)
@@ -354,7 +352,7 @@ def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, sec
         f"  try it: curl -s {entry}/predict -H 'content-type: application/json' -d '{body}'",
         "",
         *(
-            ["  sample transactions flow over both doors (TRAFFIC=0 for none)"]
+            ["  sample transactions flow over HTTP and Kafka (TRAFFIC=0 for none)"]
             if "traffic" in _names(slots)
             else []
         ),

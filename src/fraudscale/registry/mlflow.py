@@ -87,7 +87,7 @@ class Locator:
         if found is None:
             raise NoChampion(
                 f'no version of "{settings.model_name}" in {settings.mlflow_tracking_uri} has the alias "{alias}"; '
-                "`fraudscale train --promote` registers one and sets the alias; MLflow's page sets it for one that is there"
+                "`fraudscale train --promote` registers one and sets the alias; MLflow's page sets it for an existing version"
             )
         return found
 

@@ -91,5 +91,5 @@ def _get(url: str, query: Mapping[str, object]) -> _Data:
     except (NoAnswer, msgspec.DecodeError) as error:
         raise PrometheusUnavailable(f"{url} gave no answer: {error}; is Prometheus there?") from error
     if said.data is None:
-        raise PrometheusUnavailable(f"{url} refused the question: {said.error}")
+        raise PrometheusUnavailable(f"{url} refused the query: {said.error}")
     return said.data

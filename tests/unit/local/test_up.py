@@ -322,7 +322,7 @@ def test_the_banner_tells_of_another_time_scale(blueprint, scale, told):
 @pytest.mark.parametrize(
     ("alerts", "told"),
     [
-        ({}, "alerts are told to nobody: set ALERT_WEBHOOK_URL, or SMTP_SERVER and ALERT_EMAIL"),
+        ({}, "nobody gets alerts: set ALERT_WEBHOOK_URL, or SMTP_SERVER and ALERT_EMAIL"),
         ({"alert_webhook_url": "https://hooks/secret"}, "alerts go to Slack\n"),
         (
             {"alert_webhook_url": "https://hooks/secret", "smtp_server": "s", "alert_email": "a@b.c"},
@@ -343,7 +343,7 @@ def test_the_banner_does_not_promise_messages_of_an_alertmanager_that_was_left_o
     alerts = AlertSettings(alert_webhook_url="https://hooks/secret")
     b = replace(blueprint, alerts=alerts, tools=SimpleNamespace(alertmanager=None))
     text = "\n".join(up.banner(b, slots, state.ModelInUse(), 1))
-    assert "told to nobody: Alertmanager can't be started here" in text
+    assert "nobody gets them: Alertmanager can't be started here" in text
     assert "Slack" not in text
 
 

@@ -96,7 +96,7 @@ def test_a_job_that_was_never_measured_is_told(server):
 
 def test_a_refusal_is_passed_on(server):
     server.body = b'{"status": "error", "errorType": "bad_data", "error": "parse error"}'
-    with pytest.raises(PrometheusUnavailable, match="refused the question: parse error"):
+    with pytest.raises(PrometheusUnavailable, match="refused the query: parse error"):
         prometheus.trace(server.url, 60, NOW, REQUESTS)
 
 

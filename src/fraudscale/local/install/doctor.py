@@ -112,7 +112,7 @@ def _program(packages: debian.Packages, wanted: debian.Program) -> Check:
     if (path := debian.found(wanted)) is not None:
         return Check(name, ok=True, detail=str(path))
     if wanted is debian.ALERTMANAGER and debian.has_apt() and not debian.has_namespaces():
-        return Check(name, ok=True, detail="left out, alerts are told to nobody", remedy=debian.NO_NAMESPACES)
+        return Check(name, ok=True, detail="left out; nobody gets alerts", remedy=debian.NO_NAMESPACES)
     if debian.has_apt():
         return _to_download(name, packages.folder(wanted.package), f"Debian package {wanted.package}")
     return Check(name, ok=False, detail="not on PATH", remedy=f"install it: `brew install {wanted.formula}`")

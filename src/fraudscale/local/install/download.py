@@ -65,7 +65,7 @@ class Tools:
     prometheus: Path
     promtool: Path
     alertmanager: Path | None
-    """None where it can't be started; then alerts are shown and told to nobody."""
+    """None where it can't be started; then the console shows alerts, and nobody gets them."""
     amtool: Path
     node_exporter: Path
     haproxy: Path
@@ -175,7 +175,7 @@ def _opensearch(settings: LocalSettings, downloads: DownloadFolder) -> OpenSearc
 def _alertmanager(program: Path, say: Say) -> Path | None:
     if not own_share(program) or has_namespaces():
         return program
-    say(f"alertmanager: left out, alerts are told to nobody; {NO_NAMESPACES}")
+    say(f"alertmanager: left out; nobody gets alerts; {NO_NAMESPACES}")
     return None
 
 

@@ -58,7 +58,7 @@ def test_an_alertmanager_that_will_be_left_out_is_no_problem_but_said(examine, m
     monkeypatch.setattr(debian, "has_apt", lambda: True)
     monkeypatch.setattr(debian, "has_namespaces", lambda: False)
     check = examine()["alertmanager"]
-    assert (check.ok, check.detail) == (True, "left out, alerts are told to nobody")
+    assert (check.ok, check.detail) == (True, "left out; nobody gets alerts")
     assert "apt-get install prometheus-alertmanager" in check.remedy
     monkeypatch.setattr(debian, "has_namespaces", lambda: True)
     assert "Debian package" in examine()["alertmanager"].detail

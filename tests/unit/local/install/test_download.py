@@ -84,7 +84,7 @@ def test_an_alertmanager_that_cannot_find_its_templates_is_left_out_and_it_is_sa
     monkeypatch.setattr(download, "has_namespaces", lambda: False)
     tools, lines = machine.fetch()
     assert tools.alertmanager is None
-    assert [line for line in lines if line.startswith("alertmanager: left out, alerts are told to nobody;")]
+    assert [line for line in lines if line.startswith("alertmanager: left out; nobody gets alerts;")]
     monkeypatch.setattr(download, "has_namespaces", lambda: True)
     assert machine.fetch()[0].alertmanager is not None
 
