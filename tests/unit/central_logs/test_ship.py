@@ -251,7 +251,7 @@ def test_a_store_that_is_gone_makes_the_shipper_unready_after_a_while(run, serve
 
 def test_what_answers_and_is_no_store_is_not_taken_for_one(run, monkeypatch):
     monkeypatch.setattr(run.store, "_ask", lambda *_: Answer(200, {}, b"<html>"))
-    with pytest.raises(StoreUnavailable, match="is it the store"):
+    with pytest.raises(StoreUnavailable, match="is that the address of the store"):
         run.store.cluster()
 
 
