@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
 from fraudscale import __version__, metrics
+from fraudscale.clock import rfc3339
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring.codec import (
     InvalidTransaction,
@@ -104,7 +105,7 @@ def _add_state(app: FastAPI, scorer: Scorer, draining: Callable[[], bool]) -> No
             "version": champion.version,
             "alias": champion.alias,
             "digest": champion.digest,
-            "loaded_at": lineup.loaded_at.isoformat().replace("+00:00", "Z"),
+            "loaded_at": rfc3339(lineup.loaded_at),
             "threshold": champion.threshold,
             "features": manifest.features,
             "categories": manifest.categories,

@@ -246,7 +246,7 @@ def _instants(values: pl.Series) -> pl.Series:
 
 
 def _parse_instants(texts: Sequence[str | None]) -> list[datetime | None]:
-    """Read each by the standard library, which takes every ISO 8601 form, mixed zones included."""
+    """Read each; mixed zones are fine, and what is no instant is None."""
     instants: list[datetime | None] = []
     for text in texts:
         try:
