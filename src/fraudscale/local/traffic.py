@@ -1,6 +1,5 @@
 """Sample traffic: generated transactions at steady rates over HTTP and Kafka, so that a fresh platform has something to do."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from fraudscale.kafka.producers import Sender
 from fraudscale.net import NoAnswer, Server
 from fraudscale.scoring import codec
 from fraudscale.scoring.records import Transaction
+from fraudscale.stopping import StopSignals
 from fraudscale.synthetic import SyntheticTransactions
 from fraudscale.telemetry import logs
 from fraudscale.telemetry.logs import Logger
@@ -26,7 +26,6 @@ CATCH_UP_SECONDS: Final = 1.0
 """What was missed longer ago (the machine slept, the platform hung) is left out instead of sent in one burst."""
 STOP_SECONDS: Final = 0.4
 """Seconds that each of the two senders gets to finish."""
-STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 class Pace:
@@ -140,8 +139,6 @@ def run(
     Returns:
         Exit code 0.
     """
-    # Blocked before any thread starts, so that the signal waits for `sigwait` whenever it comes.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     log = logs.set_up(log_settings, process="traffic")
     # Ids derive from the seed: each run needs its own, or its transactions would look like duplicates.
     source = Source(SyntheticTransactions(seed=time.time_ns() % 2**32))
@@ -150,15 +147,15 @@ def run(
         (Door("http", HttpSender(url).send, log), http_rate),
         (Door("kafka", _to_topic(sender, kafka.kafka_topic), log), kafka_rate),
     ]
-    stop = threading.Event()
-    threads = [
-        threading.Thread(target=door.run, args=(source, rate, stop), daemon=True) for door, rate in doors
-    ]
-    for thread in threads:
-        thread.start()
-    log.info("traffic_started", http_rate=http_rate, kafka_rate=kafka_rate)
-    signal.sigwait(STOP_SIGNALS)
-    stop.set()
+    with StopSignals() as signals:
+        threads = [
+            threading.Thread(target=door.run, args=(source, rate, signals.stop), daemon=True)
+            for door, rate in doors
+        ]
+        for thread in threads:
+            thread.start()
+        log.info("traffic_started", http_rate=http_rate, kafka_rate=kafka_rate)
+        signals.stop.wait()
     for thread in threads:
         thread.join(STOP_SECONDS)
     sender.close(STOP_SECONDS)

@@ -2,13 +2,13 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from typing import Final
 
 import msgspec
 from rich.console import Console
@@ -33,6 +33,7 @@ from fraudscale.local.supervisor.supervise import Event, Slot, State, Supervisor
 from fraudscale.local.terminal import EVENTS_LOG, Starting, Stream, Terminal, prometheus_figures
 from fraudscale.scoring import codec
 from fraudscale.scoring.records import Transaction
+from fraudscale.stopping import SIGNALS, StopSignals
 
 PACE_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 1.0
@@ -119,7 +120,10 @@ class Platform:
         machine.shelve(self._logs)
         self._events = EventLog(self._logs / EVENTS_LOG)
         self._machine = machine.LocalMachine(self._home, self._logs, os.environ)
-        self._signals = StopSignals()
+        self._asked_to_stop = threading.Event()
+        self._signals = StopSignals(
+            self._asked_to_stop.set, lambda _: self._asked_to_stop.set(), stop_signals()
+        )
         self._supervisor = Supervisor(
             self._machine, assembly.components(blueprint), report=self._report, changed=self._write_state
         )
@@ -147,7 +151,8 @@ class Platform:
 
     def _loop(self, until: Callable[[], bool]) -> None:
         while not until():
-            if self._signals.more():
+            if self._asked_to_stop.is_set():
+                self._asked_to_stop.clear()
                 (self._supervisor.force if self._supervisor.stopping else self._supervisor.stop)()
             self._follow_wish()
             self._supervisor.step()
@@ -249,35 +254,10 @@ class Platform:
         return self._supervisor.slots["haproxy"].component.address
 
 
-class StopSignals:
-    """Counts the signals that ask for a stop, while in force; the loop heeds them."""
-
-    def __init__(self) -> None:
-        self._seen = self._heeded = 0
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        wanted = [signal.SIGINT, signal.SIGTERM]
-        # Under nohup a closed terminal is to be survived.
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            wanted.append(signal.SIGHUP)
-        for which in wanted:
-            self._before[which] = signal.signal(which, self._count)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for which, handler in self._before.items():
-            signal.signal(which, handler)
-
-    def more(self) -> bool:
-        """Tell whether one came since the last question."""
-        new, self._heeded = self._seen > self._heeded, self._seen
-        return new
-
-    def _count(self, _: int, __: FrameType | None) -> None:
-        self._seen += 1
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """Return which signals ask for a stop: under nohup a closed terminal is to be survived."""
+    survived = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return SIGNALS if survived else (*SIGNALS, signal.SIGHUP)
 
 
 class EventLog:
@@ -291,7 +271,7 @@ class EventLog:
         line = {
             "event": event.kind,
             "level": event.level,
-            "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+            "timestamp": clock.rfc3339(datetime.now(UTC)),
             "process": "supervisor",
             "part": event.component,
             **event.details,

@@ -170,9 +170,7 @@ def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):
 
 def test_a_hang_up_that_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with up.StopSignals() as signals:
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert not signals.more()
+    assert signal.SIGHUP not in up.stop_signals()
     signal.signal(signal.SIGHUP, before)
 
 
@@ -374,11 +372,5 @@ def test_an_event_that_cannot_be_written_is_no_error(tmp_path):
     up.EventLog(Path(tmp_path / "none" / "supervisor.log")).write(Event("part_died", "kafka"))
 
 
-def test_signals_are_counted_while_in_force_only():
-    before = signal.getsignal(signal.SIGTERM)
-    with up.StopSignals() as signals:
-        assert not signals.more()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.more()
-        assert not signals.more()
-    assert signal.getsignal(signal.SIGTERM) is before
+def test_a_closed_terminal_asks_for_a_stop():
+    assert set(up.stop_signals()) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}

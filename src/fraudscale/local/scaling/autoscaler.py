@@ -4,16 +4,15 @@ It starts and stops nothing itself: the supervisor follows `run/scale.json`. Wha
 so that a restart doesn't forget windows and policies, as the controller of a cluster does; `up` removes both files.
 """
 
-import signal
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import msgspec
 
+from fraudscale import files
+from fraudscale.clock import rfc3339
 from fraudscale.config import KafkaSettings, LocalSettings, LogSettings, MetricsSettings
 from fraudscale.hpa import (
     MEBIBYTE_MILLI,
@@ -36,6 +35,7 @@ from fraudscale.local.scaling.manifests import Scaling
 from fraudscale.local.scaling.usage import LEAVING, Clock, Meter, Reading, read_trees
 from fraudscale.local.supervisor import state
 from fraudscale.metrics import HpaMetrics, QueueMetrics, process_registry
+from fraudscale.stopping import StopSignals
 from fraudscale.telemetry import logs
 from fraudscale.telemetry.logs import Logger
 from fraudscale.telemetry.probes import OpsServer
@@ -161,7 +161,7 @@ class Autoscaler:
         return sum(replica.state not in LEAVING for replica in status.replicas)
 
     def _write(self, decision: ScalingDecision, run: str) -> bool:
-        now = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        now = rfc3339(datetime.now(UTC), "seconds")
         try:
             wish.write(self._home, wish.Wish(decision.target, run, decision.why, now))
         except OSError as error:
@@ -186,11 +186,8 @@ class Autoscaler:
 
     def _save(self, memory: Memory, run: str) -> None:
         kept = Kept(memory, self._clock.now(), run, self._clock.scale)
-        file = wish.memory_path(self._home)
-        draft = file.with_suffix(".json.new")
         try:
-            draft.write_bytes(msgspec.json.encode(kept))
-            draft.replace(file)
+            files.replace(wish.memory_path(self._home), msgspec.json.encode(kept))
         except OSError as error:  # a full disk: it decides on, and a restart would begin anew
             self._log.warning("scaling_memory_not_written", error=str(error))
 
@@ -281,21 +278,15 @@ def run(local: LocalSettings, ops: MetricsSettings, kafka: KafkaSettings, log_se
     pace = Pace(clock)
     server = OpsServer(ops, process_registry(hpa_metrics, queue), lambda: pace.late(autoscaler.synced_at))
     reporter = LagReporter(kafka, queue, BrokerLink(kafka.kafka_bootstrap_servers, log), Watermarks(kafka))
-    stop = threading.Event()
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    server.start()
-    # In a thread of its own: with the broker gone there is no queue length, and scaling goes on.
-    reporter.start()
-    log.info("autoscaler_started", hpa=scaling.hpa.name, time_scale=local.time_scale)
-    while not stop.wait(pace.wait()):
-        autoscaler.sync(pace.due)
-    reporter.stop()
-    server.stop()
+    with StopSignals() as signals:
+        server.start()
+        # In a thread of its own: with the broker gone there is no queue length, and scaling goes on.
+        reporter.start()
+        log.info("autoscaler_started", hpa=scaling.hpa.name, time_scale=local.time_scale)
+        while not signals.stop.wait(pace.wait()):
+            autoscaler.sync(pace.due)
+        reporter.stop()
+        server.stop()
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from fraudscale import files
 from fraudscale.errors import FraudscaleError
 from fraudscale.local.install.ports import MAX_REPLICAS, MIN_REPLICAS
 
@@ -72,10 +73,7 @@ def write(home: Path, wish: Wish) -> None:
     Raises:
         OSError: it can't be written; the old one is still there.
     """
-    file = path(home)
-    draft = file.with_suffix(".json.new")
-    draft.write_bytes(msgspec.json.format(msgspec.json.encode(wish), indent=2) + b"\n")
-    draft.replace(file)
+    files.replace(path(home), msgspec.json.format(msgspec.json.encode(wish), indent=2) + b"\n")
 
 
 class Follower:
