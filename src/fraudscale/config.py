@@ -230,7 +230,7 @@ class KafkaSettings(Settings):
     kafka_group: str = Field("fraudscale", pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """Consumer group of all scorers."""
     kafka_group_protocol: Literal["auto", "classic", "consumer"] = "auto"
-    """Protocol of the group. `auto`: `consumer` (KIP-848) where the broker is configured for it and gives a silent member up within 10 s, else `classic`. Set `classic` for a cluster that is still being upgraded to Kafka 4."""
+    """Group protocol. `auto`: `consumer` (KIP-848) if the broker is configured for it and gives a silent member up within 10 s, otherwise `classic`. Set `classic` for a cluster that is still being upgraded to Kafka 4."""
     kafka_partitions: int = Field(12, ge=1, le=1000)
     """Partitions of the topics that `make up` creates. With fewer than twice the maximum of replicas some replicas have too little to do."""
     kafka_batch_records: int = Field(10_000, ge=1, le=50_000)
