@@ -20,8 +20,9 @@ from fraudscale.scoring.codec import (
     encode_prediction,
     encode_predictions,
 )
+from fraudscale.scoring.lineup import Lineup, NoModel
 from fraudscale.scoring.records import Prediction, PredictionBatch, Transaction, TransactionBatch
-from fraudscale.scoring.scorer import Lineup, NoModel, Scorer
+from fraudscale.scoring.scorer import Scorer
 from fraudscale.telemetry.asgi import PROBLEM_TYPE, BodyTooLarge, ProblemBody
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.micro_batcher import MicroBatcher

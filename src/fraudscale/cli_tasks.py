@@ -169,9 +169,9 @@ def replay(
     from fraudscale.kafka.client import BrokerUnavailable, NotDelivered
 
     settings = KafkaSettings.read()
-    result = dead_letters.Result(settings.dead_letter_topic, dry_run)
+    result = dead_letters.ReplayResult(settings.dead_letter_topic, dry_run)
     try:
-        choice = dead_letters.Choice(
+        choice = dead_letters.ReplayFilter(
             reason,
             dead_letters.parse_time("--since", since),
             dead_letters.parse_time("--until", until),

@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from test_stream_kafka import Door, produce, read, value, wait_for
 
 from fraudscale.kafka.client import NotDelivered, ProducerFenced
-from fraudscale.kafka.replay import Choice, Result, run
+from fraudscale.kafka.replay import ReplayFilter, ReplayResult, run
 from fraudscale.kafka.replayer import Replayer
 
 model, settings = stream_tests.model, stream_tests.settings
@@ -36,8 +36,8 @@ def letters(settings, count, *, reason="validation", size=3, **headers):
 
 
 def replay(settings, **choice):
-    result = Result(settings.dead_letter_topic, dry_run=False)
-    run(settings, Choice(**choice), from_start=False, rate=None, progress=lambda _: None, result=result)
+    result = ReplayResult(settings.dead_letter_topic, dry_run=False)
+    run(settings, ReplayFilter(**choice), from_start=False, rate=None, progress=lambda _: None, result=result)
     return result
 
 

@@ -103,8 +103,8 @@ def commits(consumer: Consumer, partitions: list[TopicPartition], seconds: float
     Raises:
         KafkaException: not all are known for sure.
     """
-    places = consumer.committed(partitions, seconds)
-    for place in places:
-        if place.error is not None:  # its offset looks like that of a partition without a commit
-            raise KafkaException(place.error)
-    return places
+    found = consumer.committed(partitions, seconds)
+    for commit in found:
+        if commit.error is not None:  # its offset looks like that of a partition without a commit
+            raise KafkaException(commit.error)
+    return found

@@ -20,7 +20,7 @@ LONGEST_NUMBER: Final = 19
 """Digits of Kafka's largest offset."""
 
 
-class Source(NamedTuple):
+class SourceRecord(NamedTuple):
     """The input record that an output was made of."""
 
     topic: str
@@ -33,12 +33,12 @@ def source_of(topic: str, partition: int, offset: int) -> str:
     return f"{topic}/{partition}/{offset}"
 
 
-def read_source(value: str | bytes | None) -> Source | None:
+def read_source(value: str | bytes | None) -> SourceRecord | None:
     """Read the value of `SOURCE`; None if it isn't one. A topic's name has no slash."""
     text = value.decode(errors="replace") if isinstance(value, bytes) else value or ""
     match text.split("/"):
         case [topic, partition, offset] if topic and is_number(partition) and is_number(offset):
-            return Source(topic, int(partition), int(offset))
+            return SourceRecord(topic, int(partition), int(offset))
     return None
 
 

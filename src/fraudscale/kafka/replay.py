@@ -1,7 +1,7 @@
 """Dead letters back to the topic they came from: each at most once over all runs, unless that is asked for.
 
 What went back is kept as the committed offset of the group `<group>-replay`, in the same transaction as the records. A
-run with filters leaves letters behind that a later run may want, so the offset is that of the first letter that did not
+run with filters leaves dead letters behind that a later run may want, so the offset is that of the first one that did not
 go, and its metadata tell which ones after it did.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
+from fraudscale.clock import parse_instant
 from fraudscale.config import KafkaSettings
 from fraudscale.errors import FraudscaleError, InputError
 from fraudscale.kafka.headers import (
@@ -35,7 +36,7 @@ BATCH_RECORDS: Final = 500
 BATCH_BYTES: Final = 4 * 1024 * 1024
 """One transaction holds no more than these."""
 TICKS: Final = 5
-"""Transactions a second when a rate is asked for: so evenly the records go out."""
+"""Transactions per second when a rate is asked for: so evenly the records go out."""
 LATEST: Final = 253_402_300_799
 """The last second of the year 9999: a producer's clock may be absurd."""
 LONGEST_METADATA: Final = 4096
@@ -47,11 +48,11 @@ class BadRequest(InputError):
 
 
 class PositionFull(FraudscaleError):
-    """Filters picked so many single letters that their offsets no longer fit what a broker keeps for a group."""
+    """Filters picked so many single dead letters that their offsets no longer fit what a broker keeps for a group."""
 
 
 @dataclass
-class Position:
+class ReplayPosition:
     """Which offsets of one partition went back: all below `base`, and above it those whose bit is set."""
 
     base: int
@@ -59,7 +60,7 @@ class Position:
     """Bit *i* is offset `base + i`; bit 0 is never set."""
 
     @classmethod
-    def load(cls, offset: int | None, metadata: str, low: int) -> "Position":
+    def load(cls, offset: int | None, metadata: str, low: int) -> "ReplayPosition":
         """Read a committed offset, if there is one; what retention removed needs no memory."""
         if offset is None:
             return cls(low)
@@ -101,7 +102,7 @@ class Position:
             self._shift()
 
     def add_range(self, begin: int, end: int) -> None:
-        """Add offsets from `begin` up to `end`, exclusive: places where there is no record."""
+        """Add offsets from `begin` up to `end`, exclusive, where there is no record."""
         begin = max(begin, self.base)
         if end > begin:
             self.bits |= ((1 << (end - begin)) - 1) << (begin - self.base)
@@ -114,7 +115,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ReplayFilter:
     """Which dead letters go back."""
 
     reason: str | None = None
@@ -137,7 +138,7 @@ class Choice:
             )
 
     def left(self, letter: Record) -> str | None:
-        """Why a letter stays, in a word; None if it goes."""
+        """Why a dead letter stays, in a word; None if it goes."""
         headers = dict(letter.headers)
         if not source_topic(headers):
             return "foreign"  # nobody says where it belongs
@@ -153,7 +154,7 @@ class Choice:
 
 
 @dataclass
-class Result:
+class ReplayResult:
     """What a run did."""
 
     dead_letter_topic: str
@@ -161,7 +162,7 @@ class Result:
     sent: int = 0
     """Or would be, in a dry run."""
     left: Counter[str] = field(default_factory=Counter)
-    """Letters that stay, by reason: `filtered`, `failed_again`, `foreign`, `too_large`."""
+    """Dead letters that stay, by reason: `filtered`, `failed_again`, `foreign`, `too_large`."""
     letters: list[dict[str, str | int]] = field(default_factory=list)
     """What would go; of a dry run only."""
     seconds: float = 0.0
@@ -176,10 +177,9 @@ def parse_time(option: str, value: str | None) -> datetime | None:
     if value is None:
         return None
     try:
-        found = datetime.fromisoformat(value)
+        return parse_instant(value)
     except ValueError as error:
         raise BadRequest(f"{option} {value}: must be a time such as 2026-11-23T10:00:00Z") from error
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def text(content: str | bytes | None) -> str:
@@ -187,7 +187,7 @@ def text(content: str | bytes | None) -> str:
 
 
 def source_topic(headers: dict[str, str | bytes | None]) -> str:
-    """Where a letter was read; empty if it doesn't say."""
+    """Where a dead letter was read; empty if it doesn't say."""
     source = read_source(headers.get(SOURCE))
     return source.topic if source else ""
 
@@ -207,7 +207,7 @@ def back(letter: Record) -> Output:
 
 
 def describe(letter: Record) -> dict[str, str | int]:
-    """A letter in words, for a person who decides whether it should go."""
+    """A dead letter in words, for a person who decides whether it should go."""
     headers = dict(letter.headers)
     return {
         "partition": letter.partition,
@@ -223,13 +223,13 @@ def describe(letter: Record) -> dict[str, str | int]:
 
 
 class Replay:
-    """One run over the letters that are there when it begins; what fails again meanwhile is behind its end."""
+    """One run over the dead letters that are there when it begins; what fails again meanwhile is behind its end."""
 
     def __init__(
         self,
         replayer: Replayer,
-        choice: Choice,
-        result: Result,
+        replay_filter: ReplayFilter,
+        result: ReplayResult,
         *,
         rate: float | None,
         progress: Callable[[float], None],
@@ -238,17 +238,17 @@ class Replay:
 
         Args:
             replayer: reads and writes.
-            choice: which letters go.
+            replay_filter: which dead letters go.
             result: is filled as the run goes on, so that it tells the truth about one that is cut short.
-            rate: records a second at most; None for as fast as possible.
-            progress: is told the share of letters looked at.
+            rate: records per second at most; None for as fast as possible.
+            progress: is told the share of dead letters looked at.
         """
         self._replayer = replayer
-        self._choice = choice
+        self._filter = replay_filter
         self._result = result
         self._rate = rate
         self._progress = progress
-        self._positions: dict[int, Position] = {}
+        self._positions: dict[int, ReplayPosition] = {}
         self._expected: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._began = 0.0
@@ -256,7 +256,7 @@ class Replay:
         self._most = min(BATCH_RECORDS, max(1, int(rate / TICKS))) if rate else BATCH_RECORDS
 
     def run(self, *, from_start: bool) -> None:
-        """Go through the letters once.
+        """Go through the dead letters once.
 
         Raises:
             BrokerUnavailable: it went away; what was sent is remembered.
@@ -276,18 +276,18 @@ class Replay:
         self._progress(1.0)
 
     def _begin(self, *, from_start: bool) -> int:
-        """Open; return how many letters there are to look at."""
-        places = self._replayer.open(write=not self._result.dry_run)
-        for partition, place in places.items():
-            committed = None if from_start else place.committed
-            self._positions[partition] = Position.load(committed, place.metadata, place.low)
+        """Open; return how many dead letters there are to look at."""
+        partitions = self._replayer.open(write=not self._result.dry_run)
+        for partition, state in partitions.items():
+            committed = None if from_start else state.committed
+            self._positions[partition] = ReplayPosition.load(committed, state.metadata, state.low)
         self._expected = {partition: p.base for partition, p in self._positions.items()}
         self._committed = dict(self._expected)
         self._replayer.seek(self._expected)
-        return sum(max(0, place.end - self._expected[partition]) for partition, place in places.items())
+        return sum(max(0, state.end - self._expected[p]) for p, state in partitions.items())
 
     def _is_enough(self) -> bool:
-        limit = self._choice.limit
+        limit = self._filter.limit
         return limit is not None and self._result.sent + len(self._pending) >= limit
 
     def _look_at(self, letter: Record) -> None:
@@ -297,7 +297,7 @@ class Replay:
         self._expected[letter.partition] = letter.offset + 1
         if letter.offset in position or self._is_enough():
             return
-        if why := self._choice.left(letter):
+        if why := self._filter.left(letter):
             self._result.left[why] += 1
             return
         self._pending.append(letter)
@@ -318,12 +318,12 @@ class Replay:
             time.sleep(max(0.0, self._began + self._result.sent / self._rate - time.monotonic()))
 
     def _send(self, letters: Sequence[Record]) -> None:
-        """Send letters as one transaction; where the broker finds one too large, in halves, to lose that one only."""
-        positions = {p: Position(known.base, known.bits) for p, known in self._positions.items()}
+        """Send dead letters as one transaction; where the broker finds one too large, in halves, to lose that one only."""
+        positions = {p: ReplayPosition(known.base, known.bits) for p, known in self._positions.items()}
         for letter in letters:
             positions[letter.partition].add(letter.offset)
         try:
-            self._replayer.send([back(letter) for letter in letters], _places(positions))
+            self._replayer.send([back(letter) for letter in letters], _commits(positions))
         except TooLarge:
             if len(letters) == 1:
                 self._result.left["too_large"] += 1
@@ -342,10 +342,10 @@ class Replay:
             self._positions[partition].add_range(self._expected[partition], end)
         moved = any(p.base > self._committed[partition] for partition, p in self._positions.items())
         if moved and not self._result.dry_run:
-            self._replayer.send([], _places(self._positions))
+            self._replayer.send([], _commits(self._positions))
 
 
-def _places(positions: dict[int, Position]) -> dict[int, tuple[int, str]]:
+def _commits(positions: dict[int, ReplayPosition]) -> dict[int, tuple[int, str]]:
     return {partition: (p.base, p.dump()) for partition, p in positions.items()}
 
 
@@ -355,21 +355,21 @@ def _size(letters: Sequence[Record]) -> int:
 
 def run(
     settings: KafkaSettings,
-    choice: Choice,
+    replay_filter: ReplayFilter,
     *,
     from_start: bool,
     rate: float | None,
     progress: Callable[[float], None],
-    result: Result,
+    result: ReplayResult,
 ) -> None:
     """Send the chosen dead letters of the settings' topic back.
 
     Args:
         settings: broker, topic, group.
-        choice: which letters go.
+        replay_filter: which dead letters go.
         from_start: forget what went back before.
-        rate: records a second at most.
-        progress: is told the share of letters looked at.
+        rate: records per second at most.
+        progress: is told the share of dead letters looked at.
         result: is filled, also when the run is cut short; where it says so, the run is a dry one that sends nothing.
 
     Raises:
@@ -380,7 +380,7 @@ def run(
     began = time.monotonic()
     replayer = Replayer(settings, settings.dead_letter_topic, f"{settings.kafka_group}-replay")
     try:
-        Replay(replayer, choice, result, rate=rate, progress=progress).run(from_start=from_start)
+        Replay(replayer, replay_filter, result, rate=rate, progress=progress).run(from_start=from_start)
     finally:
         result.seconds = round(time.monotonic() - began, 3)
         replayer.close()
@@ -394,14 +394,14 @@ LEFT: Final = {
 }
 
 
-def as_json(result: Result) -> str:
-    """For scripts: counts, and in a dry run the letters."""
+def as_json(result: ReplayResult) -> str:
+    """For scripts: counts, and in a dry run the dead letters."""
     shown = {name: value for name, value in vars(result).items() if name != "letters" or result.dry_run}
     return json.dumps(shown | {"left": {why: result.left[why] for why in LEFT}}, indent=2)
 
 
-def as_text(result: Result) -> str:
-    """For a person: in a dry run a line a letter, then the counts."""
+def as_text(result: ReplayResult) -> str:
+    """For a person: in a dry run one line per dead letter, then the counts."""
     lines = [
         f"{x['partition']}/{x['offset']}  {x['first_seen']}  {x['id']}  {x['reason']} {x['field']}: {x['detail']}"
         for x in result.letters

@@ -1,4 +1,4 @@
-"""From one topic to others up to its present end, with our place and the outputs in one transaction."""
+"""From one topic to others up to its present end, with our position and the outputs in one transaction."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class TooLarge(NotDelivered):
 
 
 @dataclass(frozen=True)
-class Place:
+class PartitionState:
     """One partition that is replayed: its first and next offset, and the commit with its metadata, if there is one."""
 
     low: int
@@ -44,7 +44,7 @@ class Place:
 
 
 class Replayer:
-    """Reads a topic up to its present end; writes records elsewhere and its own place as one transaction.
+    """Reads a topic up to its present end; writes records elsewhere and its own position as one transaction.
 
     It gives up on the first thing that fails: what was committed stays, and the next one goes on from there.
     """
@@ -70,7 +70,7 @@ class Replayer:
             }
         )
 
-    def open(self, *, write: bool) -> dict[int, Place]:
+    def open(self, *, write: bool) -> dict[int, PartitionState]:
         """Look where each partition stands; to write, first fence whoever else replays.
 
         Raises:
@@ -81,10 +81,10 @@ class Replayer:
             if write:
                 self._producer = self._fencing_producer()
             known = {p.partition: p for p in commits(self._consumer, partitions, ASK_SECONDS)}
-            places = {p.partition: self._place(p, known[p.partition]) for p in partitions}
+            states = {p.partition: self._state(p, known[p.partition]) for p in partitions}
         except KafkaException as error:
             raise self._unavailable(error.args[0]) from error
-        return places
+        return states
 
     def seek(self, offsets: Mapping[int, int]) -> None:
         """Begin to read at these offsets; partitions with nothing to read count as read."""
@@ -108,8 +108,8 @@ class Replayer:
                 raise self._unavailable(KafkaError(KafkaError._TIMED_OUT, "it sends nothing more"))  # noqa: SLF001
         return []
 
-    def send(self, outputs: Sequence[Output], places: Mapping[int, tuple[int, str]]) -> None:
-        """Write the outputs, and commit the places (partition → offset, metadata), as one transaction.
+    def send(self, outputs: Sequence[Output], positions: Mapping[int, tuple[int, str]]) -> None:
+        """Write the outputs, and commit the positions (partition → offset, metadata), as one transaction.
 
         Raises:
             TooLarge: one of the outputs is; nothing was written.
@@ -118,7 +118,7 @@ class Replayer:
         producer = self._producer
         assert producer is not None  # noqa: S101 - opened to write
         offsets = [
-            TopicPartition(self._topic, p, offset, metadata) for p, (offset, metadata) in places.items()
+            TopicPartition(self._topic, p, offset, metadata) for p, (offset, metadata) in positions.items()
         ]
         self._refusal = None
         try:
@@ -151,10 +151,10 @@ class Replayer:
             raise KafkaException(found.error)
         return sorted(found.partitions)
 
-    def _place(self, partition: TopicPartition, commit: TopicPartition) -> Place:
+    def _state(self, partition: TopicPartition, commit: TopicPartition) -> PartitionState:
         low, end = self._consumer.get_watermark_offsets(partition, ASK_SECONDS)
         self._ends[partition.partition] = end
-        return Place(low, end, commit.offset if commit.offset >= 0 else None, commit.metadata or "")
+        return PartitionState(low, end, commit.offset if commit.offset >= 0 else None, commit.metadata or "")
 
     def _up_to_the_end(self, messages: list[Any]) -> list[Record]:
         records = []

@@ -7,15 +7,15 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.client import ASK_SECONDS, BrokerUnavailable, client_settings
-from fraudscale.kafka.headers import SOURCE, Source, read_source
+from fraudscale.kafka.headers import SOURCE, SourceRecord, read_source
 
 
-class Score(msgspec.Struct, frozen=True, gc=False):
+class CommittedScore(msgspec.Struct, frozen=True, gc=False):
     """A committed record of `<topic>.scored`: its key, its partition, and the input record that it belongs to."""
 
     key: bytes | None
     partition: int
-    source: Source | None
+    source: SourceRecord | None
     """None for somebody else's record, that doesn't say what it belongs to."""
 
 
@@ -23,7 +23,7 @@ class ScoreReader:
     """Reads the scores that are committed from now on, without a group: nothing about it stays at the broker."""
 
     def __init__(self, settings: KafkaSettings, name: str) -> None:
-        """Take a place at the end of every partition.
+        """Begin at the end of every partition.
 
         Raises:
             BrokerUnavailable: no broker answered, or the topic is missing.
@@ -45,7 +45,7 @@ class ScoreReader:
             self._consumer.close()
             raise BrokerUnavailable(f"{settings.kafka_bootstrap_servers}: {error.args[0].str()}") from error
 
-    def read(self, max_records: int, seconds: float) -> list[Score]:
+    def read(self, max_records: int, seconds: float) -> list[CommittedScore]:
         """Wait up to `seconds` for a score; return it with what else is there: possibly nothing."""
         messages: list[Any] = list(self._consumer.consume(1, seconds))
         if messages:
@@ -66,9 +66,9 @@ class ScoreReader:
         return partitions
 
 
-def _score(message: Any) -> Score:
+def _score(message: Any) -> CommittedScore:
     try:
         source = read_source(dict(message.headers() or ()).get(SOURCE))
     except SystemError:  # as for any record: a name that is not UTF-8
         source = None
-    return Score(message.key(), message.partition(), source)
+    return CommittedScore(message.key(), message.partition(), source)

@@ -7,7 +7,7 @@ from typing import Final
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.producers import TimedSender
-from fraudscale.kafka.scores import Score, ScoreReader
+from fraudscale.kafka.scores import CommittedScore, ScoreReader
 from fraudscale.load.measure import Item, Items, Measures, StopRequest
 
 CLIENT: Final = "fraudscale-load"
@@ -59,7 +59,7 @@ class Repeats:
     def __init__(self) -> None:
         self._last: dict[tuple[int, int], int] = {}
 
-    def is_repeated(self, score: Score) -> bool:
+    def is_repeated(self, score: CommittedScore) -> bool:
         if score.source is None:
             return False
         way = (score.source.partition, score.partition)
@@ -148,7 +148,7 @@ class KafkaLoad:
             for score in scores:
                 self._take(score, now)
 
-    def _take(self, score: Score, now: float) -> None:
+    def _take(self, score: CommittedScore, now: float) -> None:
         if self._repeats.is_repeated(score):
             self._measures.duplicates += 1
         due = self._pending.take(score.key)

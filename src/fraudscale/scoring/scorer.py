@@ -1,33 +1,21 @@
 """The one scorer of the HTTP endpoint and the Kafka consumer: transactions in, predictions out, all timed, counted and logged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
 
 from fraudscale.clock import rfc3339
 from fraudscale.errors import FraudscaleError
 from fraudscale.metrics import ModelMetrics
+from fraudscale.scoring.lineup import Lineup, NoModel
 from fraudscale.scoring.model import Model
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.records import Scores, Transaction
 from fraudscale.telemetry.tracing import NOT_TRACED, BatchTrace
 
 
-class NoModel(FraudscaleError):
-    """No model was ever loaded; there is nothing to score with."""
-
-
 class PredictionFailed(FraudscaleError):
     """The model raised while scoring valid transactions."""
-
-
-@dataclass(frozen=True)
-class Lineup:
-    """Who scores, as one immutable value: swapping models is one assignment. A challenger and its share join here."""
-
-    champion: Model
-    loaded_at: datetime
 
 
 class Scorer:

@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 
 from fraudscale.errors import FraudscaleError
 from fraudscale.scoring.codec import InvalidTransaction
-from fraudscale.scoring.scorer import NoModel, PredictionFailed
+from fraudscale.scoring.lineup import NoModel
+from fraudscale.scoring.scorer import PredictionFailed
 from fraudscale.telemetry.asgi import BodyTooLarge, FieldError, problem_json
 
 

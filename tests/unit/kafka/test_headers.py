@@ -1,10 +1,10 @@
 import pytest
 
-from fraudscale.kafka.headers import Source, read_source, source_of
+from fraudscale.kafka.headers import SourceRecord, read_source, source_of
 
 
 def test_what_is_written_is_read():
-    source = Source("cards.eu-west_1", 11, 9_007_199_254_740_993)
+    source = SourceRecord("cards.eu-west_1", 11, 9_007_199_254_740_993)
     assert read_source(source_of(*source)) == read_source(source_of(*source).encode()) == source
 
 

@@ -10,18 +10,18 @@ from fraudscale.kafka.messages import Record
 from fraudscale.kafka.replay import (
     LONGEST_METADATA,
     BadRequest,
-    Choice,
-    Position,
     PositionFull,
     Replay,
-    Result,
+    ReplayFilter,
+    ReplayPosition,
+    ReplayResult,
     as_json,
     as_text,
     back,
     parse_time,
     replays,
 )
-from fraudscale.kafka.replayer import Place, TooLarge
+from fraudscale.kafka.replayer import PartitionState, TooLarge
 
 AT = 1_700_000_000_000
 """2023-11-14T22:13:20Z"""
@@ -38,21 +38,21 @@ def letter(offset: int, *, reason=b"validation", source=b"in/0/7", key=None, tim
 
 
 def test_a_position_that_was_never_committed_begins_at_the_low_watermark():
-    assert Position.load(None, "", 5) == Position(5)
+    assert ReplayPosition.load(None, "", 5) == ReplayPosition(5)
 
 
 def test_letters_in_a_row_only_move_the_base():
-    position = Position(5)
+    position = ReplayPosition(5)
     for offset in (5, 6, 7):
         position.add(offset)
-    assert (position, position.dump()) == (Position(8), "")
+    assert (position, position.dump()) == (ReplayPosition(8), "")
 
 
 def test_a_letter_that_was_left_holds_the_base_and_those_after_it_are_remembered():
-    position = Position(5)
+    position = ReplayPosition(5)
     position.add(6)
     position.add(9)
-    kept = Position.load(position.base, position.dump(), 0)
+    kept = ReplayPosition.load(position.base, position.dump(), 0)
     assert (kept.base, [o for o in range(12) if o in kept]) == (5, [0, 1, 2, 3, 4, 6, 9])
     kept.add(5)
     assert kept.base == 7
@@ -60,16 +60,16 @@ def test_a_letter_that_was_left_holds_the_base_and_those_after_it_are_remembered
 
 @given(st.sets(st.integers(0, 300)), st.integers(0, 300))
 def test_a_position_knows_what_went_back_and_nothing_else(offsets, low):
-    position = Position(0)
+    position = ReplayPosition(0)
     for offset in offsets:
         position.add(offset)
-    kept = Position.load(position.base, position.dump(), low)
+    kept = ReplayPosition.load(position.base, position.dump(), low)
     assert [o in kept for o in range(302)] == [o < low or o in offsets for o in range(302)]
 
 
 @given(st.integers(0, 40), st.integers(0, 40), st.sets(st.integers(0, 60)))
 def test_places_without_a_record_are_stepped_over(begin, end, offsets):
-    position = Position(0)
+    position = ReplayPosition(0)
     for offset in offsets:
         position.add(offset)
     position.add_range(begin, end)
@@ -79,7 +79,7 @@ def test_places_without_a_record_are_stepped_over(begin, end, offsets):
 def test_twenty_thousand_letters_picked_at_random_are_remembered():
     import random
 
-    position, rng = Position(0), random.Random(1)
+    position, rng = ReplayPosition(0), random.Random(1)
     for offset in range(1, 20_000):
         if rng.random() < 0.5:
             position.add(offset)
@@ -89,7 +89,7 @@ def test_twenty_thousand_letters_picked_at_random_are_remembered():
 def test_more_than_a_broker_keeps_is_said_with_what_to_do():
     import random
 
-    position = Position(0, random.Random(1).getrandbits(100_000) << 1)
+    position = ReplayPosition(0, random.Random(1).getrandbits(100_000) << 1)
     with pytest.raises(PositionFull, match="--until"):
         position.dump()
 
@@ -112,33 +112,34 @@ def test_more_than_a_broker_keeps_is_said_with_what_to_do():
     ],
 )
 def test_every_filter_picks_its_letters(choice, goes):
-    assert Choice(**choice).left(letter(3)) == (None if goes else "filtered")
+    assert ReplayFilter(**choice).left(letter(3)) == (None if goes else "filtered")
 
 
 def test_what_failed_again_stays_unless_it_is_asked_for():
-    assert Choice().left(letter(3, replays=b"1")) == "failed_again"
-    assert Choice(again=True).left(letter(3, replays=b"1")) is None
+    assert ReplayFilter().left(letter(3, replays=b"1")) == "failed_again"
+    assert ReplayFilter(again=True).left(letter(3, replays=b"1")) is None
 
 
 def test_a_record_that_nobody_says_the_source_of_stays():
-    assert Choice().left(letter(3, source=b"")) == "foreign"
+    assert ReplayFilter().left(letter(3, source=b"")) == "foreign"
 
 
 def test_absurd_numbers_of_other_people_are_no_error():
-    assert Choice().left(letter(3, source=b"", timestamp=2**63 - 1)) == "foreign"
-    assert Choice().left(letter(3, timestamp=2**63 - 1)) is None
-    assert Choice().left(letter(3, source=b"in/0/" + b"9" * 5000)) == "foreign"
+    assert ReplayFilter().left(letter(3, source=b"", timestamp=2**63 - 1)) == "foreign"
+    assert ReplayFilter().left(letter(3, timestamp=2**63 - 1)) is None
+    assert ReplayFilter().left(letter(3, source=b"in/0/" + b"9" * 5000)) == "foreign"
     assert replays({"replays": b"9" * 5000}) == 0
 
 
 def test_an_empty_span_of_time_is_refused():
     with pytest.raises(BadRequest, match="--since"):
-        Choice(since=datetime(2026, 1, 2, tzinfo=UTC), until=datetime(2026, 1, 1, tzinfo=UTC))
+        ReplayFilter(since=datetime(2026, 1, 2, tzinfo=UTC), until=datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def test_times_are_rfc_3339_and_utc_unless_they_say_otherwise():
     assert parse_time("--since", "2026-01-02T03:04:05") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert parse_time("--since", "2026-01-02T03:04:05+01:00").utcoffset().seconds == 3600
+    at = parse_time("--since", "2026-01-02T03:04:05+01:00")
+    assert at == datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)
     with pytest.raises(BadRequest, match=r"--until yesterday: must be a time"):
         parse_time("--until", "yesterday")
 
@@ -171,7 +172,7 @@ class FakeReplayer:
 
     def __init__(self, letters, committed=None, metadata="", too_large=()):
         self.letters, self.too_large = letters, too_large
-        self.place = Place(0, len(letters) + 1, committed, metadata)
+        self.place = PartitionState(0, len(letters) + 1, committed, metadata)
         self.sent: list[list[int]] = []
         self.places = {}
         self.reached = {}
@@ -198,9 +199,9 @@ class FakeReplayer:
 
 
 def go(replayer, choice=None, *, dry_run=False, from_start=False):
-    result = Result("in.dead-letter", dry_run)
+    result = ReplayResult("in.dead-letter", dry_run)
     shares = []
-    run = Replay(replayer, choice or Choice(), result, rate=None, progress=shares.append)
+    run = Replay(replayer, choice or ReplayFilter(), result, rate=None, progress=shares.append)
     run.run(from_start=from_start)
     assert shares[-1] == 1.0
     return result
@@ -215,7 +216,7 @@ def test_all_go_and_the_place_is_behind_the_last_mark():
 def test_a_second_run_sends_nothing_twice_whatever_the_filters_were():
     letters = [letter(i, reason=b"prediction" if i % 3 else b"validation") for i in range(10)]
     first = FakeReplayer(letters)
-    assert go(first, Choice(reason="prediction")).left == Counter(filtered=4)
+    assert go(first, ReplayFilter(reason="prediction")).left == Counter(filtered=4)
     second = FakeReplayer(letters, *first.places[0])
     go(second)
     assert sorted(offset for batch in first.sent + second.sent for offset in batch) == list(range(10))
@@ -230,13 +231,13 @@ def test_from_the_start_sends_all_again():
 
 def test_a_limit_ends_the_run_and_leaves_the_rest_for_the_next():
     replayer = FakeReplayer([letter(i) for i in range(10)])
-    assert go(replayer, Choice(limit=3)).sent == 3
+    assert go(replayer, ReplayFilter(limit=3)).sent == 3
     assert replayer.places == {0: (3, "")}
 
 
 def test_a_dry_run_opens_nothing_to_write_and_lists_what_would_go():
     replayer = FakeReplayer([letter(i) for i in range(3)])
-    result = go(replayer, Choice(limit=2), dry_run=True)
+    result = go(replayer, ReplayFilter(limit=2), dry_run=True)
     assert (replayer.write, replayer.sent, result.sent) == (False, [], 2)
     assert [x["offset"] for x in result.letters] == [0, 1]
     assert "0/1  2023-11-14T00:00:00Z  t1  validation hour" in as_text(result)
@@ -250,6 +251,6 @@ def test_one_that_is_too_large_stays_alone():
 
 
 def test_the_answer_for_scripts_has_every_count():
-    answer = json.loads(as_json(Result("in.dead-letter", dry_run=False, sent=2)))
+    answer = json.loads(as_json(ReplayResult("in.dead-letter", dry_run=False, sent=2)))
     assert answer["left"] == {"filtered": 0, "failed_again": 0, "foreign": 0, "too_large": 0}
     assert (answer["sent"], "letters" in answer) == (2, False)

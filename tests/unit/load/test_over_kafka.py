@@ -1,11 +1,11 @@
-from fraudscale.kafka.headers import Source
-from fraudscale.kafka.scores import Score
+from fraudscale.kafka.headers import SourceRecord
+from fraudscale.kafka.scores import CommittedScore
 from fraudscale.load.measure import Measures
 from fraudscale.load.over_kafka import Pending, Repeats
 
 
 def score(offset, source=0, out=0):
-    return Score(b"k", out, Source("in", source, offset))
+    return CommittedScore(b"k", out, SourceRecord("in", source, offset))
 
 
 def test_scores_of_growing_offsets_are_no_repeats():
@@ -28,7 +28,7 @@ def test_partitions_have_offsets_of_their_own():
 
 def test_records_that_name_no_source_are_no_repeats():
     repeats = Repeats()
-    assert not any(repeats.is_repeated(Score(b"k", 0, None)) for _ in range(2))
+    assert not any(repeats.is_repeated(CommittedScore(b"k", 0, None)) for _ in range(2))
 
 
 def test_a_score_is_matched_once_and_only_if_it_is_ours():

@@ -12,9 +12,10 @@ from prometheus_client import CollectorRegistry
 from fraudscale.config import LogSettings
 from fraudscale.metrics import ModelMetrics
 from fraudscale.scoring import model
+from fraudscale.scoring.lineup import NoModel
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.records import Transaction
-from fraudscale.scoring.scorer import NoModel, PredictionFailed, Scorer
+from fraudscale.scoring.scorer import PredictionFailed, Scorer
 from fraudscale.telemetry.tracing import BatchTrace, Context, Trace
 
 UNSAMPLED = Trace(Context("a" * 32, "b" * 16, sampled=False))

@@ -4,7 +4,8 @@ import pytest
 
 from fraudscale.errors import FraudscaleError
 from fraudscale.scoring.codec import InvalidTransaction
-from fraudscale.scoring.scorer import NoModel, PredictionFailed
+from fraudscale.scoring.lineup import NoModel
+from fraudscale.scoring.scorer import PredictionFailed
 from fraudscale.telemetry.asgi import BodyTooLarge
 from fraudscale.web.problems import (
     BodyTimeout,
