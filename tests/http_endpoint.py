@@ -1,5 +1,7 @@
 """The HTTP endpoint without a port: composed as `serve` does it, around a scorer of a tiny model."""
 
+import asyncio
+import json
 import random
 from dataclasses import dataclass
 
@@ -28,6 +30,7 @@ GOOD = {
     "account_balance": 80.25,
 }
 """A transaction, before it is JSON."""
+JSON = {"content-type": "application/json"}
 
 
 @dataclass
@@ -45,8 +48,8 @@ class Composed:
         return self.registry.get_sample_value(name, labels)
 
 
-def compose(tracer=None, **settings):
-    """Compose an endpoint without a model; `settings` are HttpSettings'."""
+def compose(tracer=None, api=None, **settings):
+    """Compose an endpoint without a model; `api` stands in for the routes behind it, `settings` are HttpSettings'."""
     # Most tests send faster than a stranger may; those of the limits come from other addresses of this machine.
     http_settings = HttpSettings(_env_file=None, **{"trusted_clients": "127.0.0.1"} | settings)
     log_settings = LogSettings(_env_file=None, log_format="json", log_predictions_sample=0)
@@ -59,9 +62,68 @@ def compose(tracer=None, **settings):
     clients = Clients(networks(http_settings.trusted_proxies), networks(http_settings.trusted_clients))
     bodies = Bodies(http_settings, clients)
     drain = Drain(0.3)
-    api = create_api(scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: drain.begun)
+    api = api or create_api(
+        scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: drain.begun
+    )
     tracer = tracer or Tracer(0, 50, None, random.Random(1))
     app = HttpEndpoint(
         api, micro_batcher, bodies, clients, http_metrics, model_metrics, http_settings, log, tracer
     )
     return Composed(app, scorer, drain, registry, bodies, logged.entries)
+
+
+class Unanswered(AssertionError):
+    """The application ended without an answer."""
+
+
+class Exchange:
+    """One request, as a server hands it over; a test may send the body in pieces, or hang up."""
+
+    def __init__(self, composed, method, path, body=b"", headers=JSON, client="127.0.0.1"):
+        """Begin; `body` None is one that the test sends."""
+        self._messages = asyncio.Queue()
+        self.sent = []
+        if body is not None:
+            self.send(body if isinstance(body, bytes) else json.dumps(body).encode())
+        path, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": method,
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": query.encode(),
+            "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+            "client": (client, 1234),
+        }
+        self.done = asyncio.ensure_future(composed.app(scope, self._messages.get, self._take))
+
+    async def _take(self, message):
+        self.sent.append(message)
+
+    def send(self, piece, more_body=False):
+        self._messages.put_nowait({"type": "http.request", "body": piece, "more_body": more_body})
+
+    def hang_up(self):
+        self._messages.put_nowait({"type": "http.disconnect"})
+
+    async def answer(self):
+        """Return status, headers, and the body, decoded if it is JSON."""
+        async with asyncio.timeout(60):
+            await self.done
+        if not self.sent:
+            raise Unanswered
+        start, *rest = self.sent
+        headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        content = b"".join(message["body"] for message in rest)
+        return start["status"], headers, json.loads(content) if "json" in headers["content-type"] else content
+
+
+def ask(composed, *request, **kwargs):
+    """Exchange one request that needs no company."""
+
+    async def exchange():
+        return await Exchange(composed, *request, **kwargs).answer()
+
+    return asyncio.run(exchange())

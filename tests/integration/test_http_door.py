@@ -19,9 +19,7 @@ from fraudscale.web.app import TELL_SECONDS, UNLIMITED
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
 from fraudscale.web.micro_batcher import MicroBatcher
-from http_endpoint import GOOD, Composed, compose
-
-JSON = {"content-type": "application/json"}
+from http_endpoint import GOOD, JSON, Composed, compose
 
 
 @dataclass

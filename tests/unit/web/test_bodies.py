@@ -1,15 +1,16 @@
-"""Bodies that take their time: who needs a place among the slow ones, and who gets none."""
+"""Bodies: what is taken, and of those that take their time, who gets a slot and who gets none."""
 
 import asyncio
+import time
 
 import pytest
 
 from fraudscale.config import HttpSettings, networks
-from fraudscale.telemetry.asgi import ClientGone
+from fraudscale.telemetry.asgi import BodyTooLarge, ClientGone
 from fraudscale.web import bodies
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
-from fraudscale.web.problems import BodyTimeout, Overloaded, RateExceeded
+from fraudscale.web.problems import BodyTimeout, Overloaded, RateExceeded, UnsupportedMediaType
 
 NEVER = 3600.0
 
@@ -17,9 +18,9 @@ NEVER = 3600.0
 class Upload:
     """The body of one request, sent in pieces when the test says so."""
 
-    def __init__(self, reader, client="192.0.2.1"):
+    def __init__(self, reader, client="192.0.2.1", headers=((b"content-type", b"application/json"),)):
         self._messages = asyncio.Queue()
-        scope = {"headers": [(b"content-type", b"application/json")], "client": (client, 1)}
+        scope = {"headers": headers, "client": (client, 1)}
         self.read = asyncio.ensure_future(reader.read_json(scope, self._messages.get))
 
     def send(self, piece, more_body=False):
@@ -50,7 +51,7 @@ async def slow(reader, client="192.0.2.1"):
     return upload
 
 
-def test_a_body_that_is_here_needs_no_place(reader):
+def test_a_body_that_is_here_needs_no_slot(reader):
     async def run():
         made = reader(slow_bodies=1)
         held = await slow(made)
@@ -62,7 +63,7 @@ def test_a_body_that_is_here_needs_no_place(reader):
     assert asyncio.run(run()) == b"{}"
 
 
-def test_a_body_just_behind_its_head_needs_no_place(reader):
+def test_a_body_just_behind_its_head_needs_no_slot(reader):
     async def run():
         made = reader(slow_bodies=1)
         held = await slow(made)
@@ -80,7 +81,7 @@ def test_a_body_just_behind_its_head_needs_no_place(reader):
     asyncio.run(run())
 
 
-def test_one_client_gets_an_eighth_of_the_places_and_a_trusted_one_all(reader):
+def test_one_client_gets_an_eighth_of_the_slots_and_a_trusted_one_all(reader):
     async def run():
         made = reader(slow_bodies=16)
         held = [await slow(made) for _ in range(2)]
@@ -100,7 +101,7 @@ def test_one_client_gets_an_eighth_of_the_places_and_a_trusted_one_all(reader):
     asyncio.run(run())
 
 
-def test_a_place_is_free_again_whatever_ends_the_body(reader):
+def test_a_slot_is_free_again_whatever_ends_the_body(reader):
     async def run():
         made = reader(slow_bodies=1)
         gone = await slow(made)
@@ -116,11 +117,77 @@ def test_a_place_is_free_again_whatever_ends_the_body(reader):
     asyncio.run(run())
 
 
-def test_a_body_that_never_ends_is_given_up_and_its_place_with_it(reader):
+def test_a_body_that_never_ends_is_given_up_and_its_slot_with_it(reader):
     async def run():
         made = reader(slow_bodies=1, body_timeout_seconds=0.05)
         with pytest.raises(BodyTimeout, match=r"within 0\.05 s"):
             await (await slow(made)).read
         assert made.slow == 0
+
+    asyncio.run(run())
+
+
+def test_a_client_without_a_slow_body_is_forgotten(reader):
+    async def run():
+        made = reader(slow_bodies=16)
+        held = [await slow(made, client) for client in ("192.0.2.1", "192.0.2.1", "172.16.0.1")]
+        held[0].send(b"}")
+        await held[0].read
+        assert dict(made._slow._taken) == {"192.0.2.1": 1, "": 1}
+        for upload in held[1:]:
+            upload.send(b"}")
+            await upload.read
+        assert dict(made._slow._taken) == {}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("headers", "taken"),
+    [
+        ([], True),
+        ([(b"accept", b"text/plain")], True),
+        ([(b"content-type", b"Application/JSON ; charset=utf-8")], True),
+        ([(b"content-type", b"text/plain")], False),
+        ([(b"content-type", b"application/json-patch+json")], False),
+        ([(b"content-type", b"")], False),
+    ],
+)
+def test_only_a_content_type_other_than_json_is_refused(reader, headers, taken):
+    async def run():
+        upload = Upload(reader(), headers=headers).send(b"{}")
+        if taken:
+            assert await upload.read == b"{}"
+        else:
+            with pytest.raises(UnsupportedMediaType, match="send application/json"):
+                await upload.read
+
+    asyncio.run(run())
+
+
+def test_a_body_may_be_as_long_as_allowed(reader):
+    async def run():
+        made = reader(max_body_bytes=1024)
+        assert len(await Upload(made).send(b" " * 1024).read) == 1024
+        with pytest.raises(BodyTooLarge, match=r"^the body has 1025 bytes, at most 1024 are taken$"):
+            await Upload(made).send(b" " * 1025).read
+
+    asyncio.run(run())
+
+
+def test_a_process_that_did_not_run_for_a_while_calls_no_body_slow(reader):
+    """All timers are due then, and the bytes that came meanwhile are not read yet."""
+
+    async def run():
+        made = reader(grace=0.1, slow_bodies=1)
+        held = await slow(made)
+        late = Upload(made)
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.04, late.send, b"{}")
+        time.sleep(0.2)  # noqa: ASYNC251 - the process does not run
+        assert await late.read == b"{}"
+        assert made.slow == 1
+        held.send(b"}")
+        await held.read
 
     asyncio.run(run())
