@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import grafana_dashboard
+import typer
 import yaml
 
 from fraudscale.alerting.rules import RUNBOOKS
 from fraudscale.central_logs import fields, kibana
+from fraudscale.cli import app
 from fraudscale.config import TOPICS, Settings
 from fraudscale.dashboard import limits
 from fraudscale.metrics import METRICS
@@ -92,6 +94,42 @@ def metrics_page() -> str:
     return "\n".join([*lines, ""])
 
 
+def commands_page() -> str:
+    group = typer.main.get_command(app)
+    shown, hidden = [], []
+    for name, command in group.commands.items():
+        for place, one in getattr(command, "commands", {"": command}).items():
+            (hidden if command.hidden else shown).append((f"{name} {place}".strip(), one))
+    return "\n".join(
+        [
+            "# Commands",
+            "",
+            f"<!-- {NOTE} -->",
+            "",
+            "`fraudscale COMMAND --help` says the same.",
+            "[Settings](settings.md) are environment variables; an option wins over its setting.",
+            "Exit code 0 means done, 1 that something failed, 2 that the input can't be used.",
+            *(line for command in shown for line in _command(*command)),
+            "",
+            "## Commands that `make up` runs",
+            "",
+            "| command | does |",
+            "|---|---|",
+            *(f"| `fraudscale {name}` | {_one_line(command.help)} |" for name, command in hidden),
+            "",
+        ]
+    )
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    yield from ("", f"## fraudscale {name}", "", _one_line(command.help))
+    context = typer.Context(command)
+    records = [one.get_help_record(context) for one in command.params if one.name != "help"]
+    if records:
+        yield from ("", "| option | meaning |", "|---|---|")
+    yield from (f"| `{_one_line(option)}` | {_one_line(meaning)} |" for option, meaning in records)
+
+
 def alerts_page() -> str:
     groups = yaml.safe_load(ALERTS.read_text(encoding="utf-8"))["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
@@ -164,6 +202,7 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/reference/settings.md": settings_page,
     "docs/reference/metrics.md": metrics_page,
     "docs/reference/alerts.md": alerts_page,
+    "docs/reference/commands.md": commands_page,
     "monitoring/dashboards/ml-model-dashboard.json": dashboard,
     ".env": env_file,
     f"logging/elasticsearch/{fields.LOGS}.json": lambda: _json(fields.logs_template()),

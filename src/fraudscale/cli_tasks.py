@@ -89,7 +89,7 @@ def load(
         Literal["constant", "ramp", "spike", "sine", "recorded"] | None,
         typer.Option(help="Course of the rate over the run (constant)."),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length of the run (60).")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length of the run, seconds (60).")] = None,
     even: Annotated[
         bool, typer.Option("--even", help="Send at even intervals instead of a Poisson process.")
     ] = False,
