@@ -328,13 +328,13 @@ def _progress() -> "Iterator[Progress]":
 
     console = Console(stderr=True)
     with Bars(console=console, disable=not console.is_terminal) as bars:
-        tasks: dict[str, TaskID] = {}
+        shown: dict[str, TaskID] = {}
 
         def progress(step: str, share: float) -> None:
-            if step not in tasks:
-                tasks[step] = bars.add_task(step, total=1.0)
+            if step not in shown:
+                shown[step] = bars.add_task(step, total=1.0)
                 if not console.is_terminal:
                     console.print(f"{step} …")
-            bars.update(tasks[step], completed=share)
+            bars.update(shown[step], completed=share)
 
         yield progress
