@@ -66,13 +66,13 @@ def start():
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        running.append((composed.drain, thread))
+        running.append((server, thread))
         return Door(**vars(composed), port=listener.getsockname()[1])
 
     yield start
-    for drain, thread in running:
-        if not drain.begun:
-            drain.begin()
+    for server, _ in running:
+        server.should_exit = True  # without a drain: no balancer asks
+    for _, thread in running:
         thread.join(20)
         assert not thread.is_alive()
 
