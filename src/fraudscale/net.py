@@ -72,7 +72,7 @@ class Answer(NamedTuple):
         return self.body[: 4 * most].decode(errors="replace")[:most]
 
 
-class Stream(NamedTuple):
+class StreamedAnswer(NamedTuple):
     """An answer whose body comes in chunks."""
 
     status: int
@@ -182,7 +182,7 @@ class Server:
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         seconds: float | None = None,
-    ) -> Iterator[Stream]:
+    ) -> Iterator[StreamedAnswer]:
         """As `ask`, but for a body of any size: the limit of time counts anew for each chunk.
 
         Raises:
@@ -201,7 +201,7 @@ class Server:
         query: Mapping[str, Any] | None,
         body: bytes | None,
         headers: Mapping[str, str] | None,
-    ) -> Iterator[Stream]:
+    ) -> Iterator[StreamedAnswer]:
         url = self.address + path + (f"?{urlencode(query, doseq=True)}" if query else "")
         with self._named():
             response = self._pool.request(
@@ -213,7 +213,7 @@ class Server:
                 preload_content=False,
             )
         try:
-            yield Stream(response.status, response.headers, self._chunks(response, limit))
+            yield StreamedAnswer(response.status, response.headers, self._chunks(response, limit))
         finally:
             # One that was read to its end is in the pool already; another can't be used again.
             response.close()

@@ -1,10 +1,13 @@
 """The HTTP client against real small servers: addresses, redirects, limits of size and time, what an error says."""
 
 import contextlib
+import ipaddress
 import json
 import socket
+import ssl
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -289,6 +292,59 @@ def test_the_cause_is_not_what_the_caller_was_handling():
     except KeyError:
         with pytest.raises(NoAnswer, match="Connection refused"):
             ask("127.0.0.1:1")
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A certificate of 127.0.0.1 that vouches for itself, and its key, in one file."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "peer")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    file = tmp_path / "peer.pem"
+    file.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return file
+
+
+@pytest.fixture
+def secure(one, certificate):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    one.socket = context.wrap_socket(one.socket, server_side=True)
+    return one
+
+
+def test_tls_is_spoken_with_a_server_that_the_system_knows(secure, certificate, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    secure.paths["/slow"] = lambda _: time.sleep(1)
+    with Server(f"https://{secure.at}", seconds=5) as server:
+        assert server.ask("POST", "/x", body=b"y").json() == {"method": "POST", "path": "/x"}
+        assert server.ask("GET", "/x").status == 200
+        with pytest.raises(TooLate):
+            server.ask("GET", "/slow", seconds=0.2)
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(secure):
+    with pytest.raises(NoAnswer, match="certificate verify failed"):
+        ask(f"https://{secure.at}")
+    assert secure.seen == []
 
 
 def test_tls_to_a_plain_port_is_said_plainly(one):

@@ -6,7 +6,7 @@ import pytest
 
 from fraudscale.local.install import maven
 from fraudscale.local.install.folder import MissingComponent
-from fraudscale.net import Stream
+from fraudscale.net import StreamedAnswer
 
 
 def test_jars_are_downloaded_once_and_told_with_bytes_and_seconds(downloads, repository):
@@ -89,7 +89,7 @@ def test_a_repository_that_fails_now_and_then_is_asked_again(downloads, reposito
         @contextmanager
         def stream(self, *_, **__):
             status, chunks = next(answers)
-            yield Stream(status, {}, iter(chunks))
+            yield StreamedAnswer(status, {}, iter(chunks))
 
     assert maven._get(Shaky("http://maven.example", seconds=1), "org/a/a-1.jar") == b"first"
 
