@@ -117,7 +117,7 @@ export function showVerdict(state, tiles) {
   const ready = overview?.replicas.filter(({ state: is }) => is === "ready").length ?? 0;
   const scored = tiles.text("Scored"), p95 = tiles.text("95th percentile"), model = overview?.model;
   byId("sentence").textContent = !overview?.started_at ? "`make up` starts it." : [
-    `${ready} of ${overview.replicas.length} replicas ${alerts && scored ? `score ${scored.replace("/s", "")} transactions a second` : "are ready"}`,
+    `${ready} of ${overview.replicas.length} replicas ${alerts && scored ? `score ${scored.replace("/s", "")} transactions per second` : "are ready"}`,
     alerts && p95 && `95 % of requests are answered within ${p95}`,
     model ? `model version ${model.version}${model.alias ? ` (${model.alias})` : ""}` : "the entry names no model",
   ].filter(Boolean).join("; ") + ".";
@@ -193,8 +193,8 @@ export function showAlerts({ alerts, failure }, now) {
 }
 
 export function showParts({ overview }) {
-  const parts = overview?.components ?? [];
-  fillIn(byId("parts"), ...parts.map(({ name, state, address }) => make("li", { title: `${name} is ${state}` },
+  const components = overview?.components ?? [];
+  fillIn(byId("components"), ...components.map(({ name, state, address }) => make("li", { title: `${name} is ${state}` },
     make("span", { class: "dot", "data-tone": state === "ready" || state === "external" ? "good" : "bad" }),
     address.startsWith("http") ? outside(address, name) : name,
     make("span", { class: "muted" }, state === "ready" ? address.replace("http://", "") : state))));
