@@ -9,8 +9,7 @@ import psutil
 import pytest
 
 from fraudscale.config import LocalSettings
-from fraudscale.local.scaling import manifests
-from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.scaling.usage import read_trees
 
 pytestmark = pytest.mark.slow  # two minutes beside everything else
@@ -22,8 +21,8 @@ def pid_of(platform, name):
     return next(c["pid"] for c in platform.status()["components"] if c["name"] == name)
 
 
-def wish_for(platform, replicas):
-    wish.write(platform.home, wish.Wish(replicas, platform.status()["started_at"]))
+def desire(platform, replicas):
+    scale_file.write(platform.home, scale_file.DesiredReplicas(replicas, platform.status()["started_at"]))
 
 
 def there_are(platform, replicas):
@@ -48,7 +47,7 @@ def resting(platform):
     autoscaler = psutil.Process(pid_of(platform, "autoscaler"))
     autoscaler.suspend()
     yield platform
-    wish_for(platform, 4)
+    desire(platform, 4)
     autoscaler.resume()
     platform.wait(lambda: there_are(platform, 4) and platform.status()["ready"], "it is as before", 120)
 
@@ -66,16 +65,16 @@ def load_until(platform, done, over):
         return json.loads(sender.communicate(timeout=120)[0])
 
 
-def test_a_wish_is_followed_up_and_down_without_a_failed_request_or_a_lost_record(resting):
+def test_the_desired_number_is_followed_up_and_down_without_a_failed_request_or_a_lost_record(resting):
     platform = resting
 
     def up_and_down():
-        wish_for(platform, 6)
+        desire(platform, 6)
         platform.wait(lambda: there_are(platform, 6), "six replicas are ready", 120)
         answered = {platform.ask("GET", "/readyz", port=p)[0] for p in platform.ports.serve}
         assert answered == {200}
         platform.wait(lambda: len(scraped(platform)) == 6, "Prometheus asks all six")
-        wish_for(platform, 4)
+        desire(platform, 4)
         platform.wait(lambda: there_are(platform, 4), "four are left", 120)
         platform.wait(lambda: len(scraped(platform)) == 4, "Prometheus asks four")
 
@@ -94,15 +93,15 @@ def test_a_wish_is_followed_up_and_down_without_a_failed_request_or_a_lost_recor
     assert '"event":"part_killed"' not in log
 
 
-def test_a_bad_wish_is_refused_with_a_line_and_the_last_one_stays(resting):
-    wish.path(resting.home).write_text('{"replicas":60,"run":"x"}')
+def test_a_bad_scale_file_is_refused_with_a_line_and_the_last_one_stays(resting):
+    scale_file.path(resting.home).write_text('{"replicas":60,"run":"x"}')
     log = resting.home / "logs/supervisor.log"
     resting.wait(lambda: '"scale_refused"' in log.read_text(), "it is refused")
     assert there_are(resting, 4)
 
 
 def test_the_autoscaler_takes_back_what_nobody_needs_and_says_so(platform):
-    wish_for(platform, 5)
+    desire(platform, 5)
     log = platform.home / "logs/autoscaler.log"
 
     def events():

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fraudscale.local.install.ports import Ports, claim_block
-from fraudscale.local.scaling import scale_file as wish
-from fraudscale.local.scaling.scale_file import WishRefused
+from fraudscale.local.scaling import scale_file
+from fraudscale.local.scaling.scale_file import ScaleRefused
 from fraudscale.local.supervisor import state
 
 ROOT = Path(__file__).parents[2]
@@ -92,15 +92,15 @@ def test_without_broker_and_metrics_it_keeps_what_there_is_and_fills_up_to_the_l
             active = re.findall(r'condition="ScalingActive",.*status="(\w+)"\} 1\.0', metrics)
             assert active == ["false"]
             say(tmp_path, 2)
-            assert until(lambda: wished(tmp_path), "it wishes for the least") == 4
+            assert until(lambda: desired(tmp_path), "it asks for the least") == 4
         finally:
             autoscaler.send_signal(signal.SIGTERM)
             assert autoscaler.wait(20) == 0
 
 
-def wished(home):
+def desired(home):
     try:
-        found = wish.read(home, RUN)
-    except WishRefused:
+        found = scale_file.read(home, RUN)
+    except ScaleRefused:
         return None
     return found.replicas if found else None

@@ -25,8 +25,7 @@ from fraudscale.local.down import clean
 from fraudscale.local.install.download import fetch_all
 from fraudscale.local.install.folder import MissingComponent
 from fraudscale.local.install.ports import MIN_REPLICAS, Ports, PortsTaken, ensure_free
-from fraudscale.local.scaling import manifests
-from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
 from fraudscale.local.supervisor.supervise import Event, Slot, State, Supervisor
@@ -112,8 +111,8 @@ class Platform:
         self._home = blueprint.home
         self._logs = self._home / "logs"
         self._started_at = datetime.now(UTC)
-        self._follower = wish.Follower(self._home, clock.rfc3339(self._started_at, "seconds"))
-        self._wished = MIN_REPLICAS
+        self._follower = scale_file.ScaleFollower(self._home, clock.rfc3339(self._started_at, "seconds"))
+        self._desired = MIN_REPLICAS
         self._model = state.ModelInUse()
         self._written: state.Status | None = None
         self._next_housekeeping = 0.0
@@ -154,7 +153,7 @@ class Platform:
             if self._asked_to_stop.is_set():
                 self._asked_to_stop.clear()
                 (self._supervisor.force if self._supervisor.stopping else self._supervisor.stop)()
-            self._follow_wish()
+            self._follow_scale()
             self._supervisor.step()
             if time.monotonic() >= self._next_housekeeping:
                 self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
@@ -162,16 +161,16 @@ class Platform:
                 self._write_state()
             time.sleep(PACE_SECONDS)
 
-    def _follow_wish(self) -> None:
-        """Start or drain replicas, once all of the platform was ready; a wish that is refused leaves the last one."""
+    def _follow_scale(self) -> None:
+        """Start or drain replicas, once all of the platform was ready; a file that is refused leaves the last number."""
         if not self._supervisor.started or self._supervisor.stopping:
             return
         try:
             if news := self._follower.news():
-                self._wished = news.replicas
-        except wish.WishRefused as error:
+                self._desired = news.replicas
+        except scale_file.ScaleRefused as error:
             self._report(Event("scale_refused", "autoscaler", "warning", {"reason": str(error)}))
-        follow(self._supervisor, self._wished, lambda slot: replica.components(self._blueprint, slot))
+        follow(self._supervisor, self._desired, lambda slot: replica.components(self._blueprint, slot))
 
     def _leave_nothing(self) -> None:
         """Kill what is left: after an error of ours everything, else only what left its process group."""
@@ -293,13 +292,13 @@ def live_slots(slots: list[Slot]) -> list[int]:
     return sorted(int(name.rpartition("-")[2]) for name in names)
 
 
-def follow(supervisor: Supervisor, wished: int, replica: Callable[[int], list[Component]]) -> None:
-    """Let slots 1 … `wished` run: add what is missing, drain what is above. A slot that still leaves is waited for."""
+def follow(supervisor: Supervisor, desired: int, replica: Callable[[int], list[Component]]) -> None:
+    """Let slots 1 … `desired` run: add what is missing, drain what is above. A slot that still leaves is waited for."""
     names = list(supervisor.slots)
     for slot in live_slots(list(supervisor.slots.values())):
-        if slot > wished:
+        if slot > desired:
             supervisor.remove(name for name in names if name.startswith(f"replica-{slot}/"))
-    for slot in range(1, wished + 1):
+    for slot in range(1, desired + 1):
         if not any(name.startswith(f"replica-{slot}/") for name in names):
             supervisor.add(replica(slot))
 

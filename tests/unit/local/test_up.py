@@ -28,7 +28,7 @@ from fraudscale.local.components import replica as replicas
 from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.install.folder import MissingComponent
 from fraudscale.local.install.ports import Ports, claim_block
-from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.scaling import scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
 from fraudscale.local.supervisor.supervise import Event, Slot, State
@@ -227,11 +227,11 @@ def replica(number):
     ]
 
 
-def test_slots_are_taken_on_and_drained_until_there_are_as_many_as_wished():
+def test_slots_are_taken_on_and_drained_until_there_are_as_many_as_desired():
     events = []
     world = World(*replica(1), *replica(2))
-    for wished, expected in ((4, [1, 2, 3, 4]), (3, [1, 2, 3]), (3, [1, 2, 3]), (2, [1, 2])):
-        up.follow(world.supervisor, wished, replica)
+    for desired, expected in ((4, [1, 2, 3, 4]), (3, [1, 2, 3]), (3, [1, 2, 3]), (2, [1, 2])):
+        up.follow(world.supervisor, desired, replica)
         assert up.live_slots(list(world.supervisor.slots.values())) == expected, events
         world.run(1)
     assert list(world.supervisor.slots) == [
@@ -244,7 +244,7 @@ def test_slots_are_taken_on_and_drained_until_there_are_as_many_as_wished():
     assert world.child("replica-1/serve").signals == []
 
 
-def test_a_slot_that_is_wished_again_while_it_leaves_comes_back_once_it_is_gone():
+def test_a_slot_that_is_desired_again_while_it_leaves_comes_back_once_it_is_gone():
     world = World(*replica(1), *replica(2)).run()
     world.child("replica-2/serve").stubborn = True
     up.follow(world.supervisor, 1, replica)
@@ -257,13 +257,13 @@ def test_a_slot_that_is_wished_again_while_it_leaves_comes_back_once_it_is_gone(
     assert world.run(1).supervisor.ready
 
 
-def test_a_platform_follows_the_wish_refuses_a_bad_one_and_keeps_the_last(run, blueprint, monkeypatch):
+def test_a_platform_follows_the_scale_file_refuses_a_bad_one_and_keeps_the_last(run, blueprint, monkeypatch):
     """Four replicas of tiny components; each step waits until the state file says that the one before is done."""
     monkeypatch.setattr(replicas, "components", lambda _, slot: replica(slot))
 
-    def wish_for(content):
+    def desire(content):
         (blueprint.run / "draft").write_text(json.dumps(content))
-        (blueprint.run / "draft").replace(wish.path(blueprint.home))
+        (blueprint.run / "draft").replace(scale_file.path(blueprint.home))
 
     def then(count, action):
         def condition(status):
@@ -279,10 +279,10 @@ def test_a_platform_follows_the_wish_refuses_a_bad_one_and_keeps_the_last(run, b
 
     harmless = signal.SIGURG  # ignored unless handled
     steps = [
-        (harmless, then(4, lambda s: wish_for({"replicas": 6, "run": s.started_at}))),
-        (harmless, then(6, lambda s: wish_for({"replicas": 40, "run": s.started_at}))),
+        (harmless, then(4, lambda s: desire({"replicas": 6, "run": s.started_at}))),
+        (harmless, then(6, lambda s: desire({"replicas": 40, "run": s.started_at}))),
         (harmless, refused),
-        (harmless, then(6, lambda s: wish_for({"replicas": 4, "run": s.started_at}))),
+        (harmless, then(6, lambda s: desire({"replicas": 4, "run": s.started_at}))),
         (signal.SIGTERM, then(4, lambda _: None)),
     ]
     code, out = run(

@@ -1,7 +1,7 @@
 """What the autoscaler of a machine did beside the rehearsal of the same CPU: its log becomes a trace, and both go tick by tick.
 
 Everything comes from its `hpa_synced` lines. The rehearsal is given the CPU of a replica that counted, times the ready replicas,
-and how long the first new replica took to be ready; number, wish and reasons of every tick are its own.
+and how long the first new replica took to be ready; number, raw answer and reasons of every tick are its own.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The HPA controller of one machine: measures replicas, decides as Kubernetes does, and writes down how many it wishes.
+"""The HPA controller of one machine: measures replicas, decides as Kubernetes does, and writes down how many there should be.
 
 It starts and stops nothing itself: the supervisor follows `run/scale.json`. What it remembers lies in `run/autoscaler.json`,
 so that a restart doesn't forget windows and policies, as the controller of a cluster does; `up` removes both files.
@@ -29,8 +29,7 @@ from fraudscale.hpa.status import Conditions
 from fraudscale.kafka.client import BrokerLink
 from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.watermarks import Watermarks
-from fraudscale.local.scaling import manifests
-from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.scaling.manifests import Scaling
 from fraudscale.local.scaling.usage import LEAVING, Clock, Meter, Reading, read_trees
 from fraudscale.local.supervisor import state
@@ -46,7 +45,7 @@ LATE_SYNCS: Final = 3.0
 """An autoscaler whose last sync is so many periods ago is not ready."""
 
 
-class Kept(msgspec.Struct):
+class AutoscalerState(msgspec.Struct):
     """The content of `run/autoscaler.json`: what the next process must know; times are of the autoscaler's clock."""
 
     memory: Memory
@@ -106,7 +105,7 @@ class Autoscaler:
         self._hpa = scaling.hpa
         self._clock = clock
         self._log = log
-        self._told = Told(scaling.hpa, counts)
+        self._exporter = HpaExporter(scaling.hpa, counts)
         self._meter = Meter(scaling.requests, clock, read_processes)
         self._memory: Memory | None = None
         self._unreadable = False
@@ -116,7 +115,7 @@ class Autoscaler:
             self._meter.look(status.replicas)
 
     def sync(self, at: float) -> ScalingDecision | None:
-        """Look at the replicas, decide, write the wish; None where nobody tells which replicas there are.
+        """Look at the replicas, decide, write the desired number; None where nobody tells which replicas there are.
 
         Args:
             at: when the sync was due, by the clock. What it remembers is stamped with that: a window is over after as many
@@ -136,7 +135,7 @@ class Autoscaler:
             # The controller, too, stores no event for a scale that it couldn't write.
             self._memory = memory = msgspec.json.decode(before, type=Memory)
         self._save(memory, status.started_at)
-        self._told.tell(decision, memory.conditions)
+        self._exporter.tell(decision, memory.conditions)
         self._say(decision, pods)
         self.synced_at = decision.at
         return decision
@@ -147,23 +146,23 @@ class Autoscaler:
             self._log.warning("scale_unknown", reason=f"{state.status_path(self._home)} can't be read")
         if self._memory is not None:
             scale_unavailable(self._memory, "run/status.json can't be read", at)
-            self._told.tell_conditions(self._memory.conditions)
+            self._exporter.tell_conditions(self._memory.conditions)
         self.synced_at = at
 
     def _scale(self, status: state.Status, run: str) -> int:
-        """What is asked for: the wish, or, before there is one, what runs."""
+        """The desired number of replicas, or, before there is one, how many run."""
         try:
-            wished = wish.read(self._home, run)
-        except wish.WishRefused:
-            wished = None  # the supervisor says what is wrong with it
-        if wished is not None:
-            return wished.replicas
+            desired = scale_file.read(self._home, run)
+        except scale_file.ScaleRefused:
+            desired = None  # the supervisor says what is wrong with it
+        if desired is not None:
+            return desired.replicas
         return sum(replica.state not in LEAVING for replica in status.replicas)
 
     def _write(self, decision: ScalingDecision, run: str) -> bool:
         now = rfc3339(datetime.now(UTC), "seconds")
         try:
-            wish.write(self._home, wish.Wish(decision.target, run, decision.why, now))
+            scale_file.write(self._home, scale_file.DesiredReplicas(decision.target, run, decision.why, now))
         except OSError as error:
             self._log.error("scale_not_written", target_replicas=decision.target, error=str(error))
             return False
@@ -173,7 +172,7 @@ class Autoscaler:
 
     def _restored(self, run: str) -> Memory:
         try:
-            kept = msgspec.json.decode(wish.memory_path(self._home).read_bytes(), type=Kept)
+            kept = msgspec.json.decode(scale_file.memory_path(self._home).read_bytes(), type=AutoscalerState)
         except FileNotFoundError:
             return Memory()
         except (OSError, msgspec.DecodeError) as error:
@@ -185,13 +184,13 @@ class Autoscaler:
         return kept.memory
 
     def _save(self, memory: Memory, run: str) -> None:
-        kept = Kept(memory, self._clock.now(), run, self._clock.scale)
+        kept = AutoscalerState(memory, self._clock.now(), run, self._clock.scale)
         try:
-            files.replace(wish.memory_path(self._home), msgspec.json.encode(kept))
+            files.replace(scale_file.memory_path(self._home), msgspec.json.encode(kept))
         except OSError as error:  # a full disk: it decides on, and a restart would begin anew
             self._log.warning("scaling_memory_not_written", error=str(error))
 
-    # What is told.
+    # What is logged.
 
     def _say(self, decision: ScalingDecision, pods: Sequence[Pods]) -> None:
         synced = describe(decision, pods)
@@ -229,7 +228,7 @@ def describe(decision: ScalingDecision, pods: Sequence[Pods]) -> Synced:
     )
 
 
-class Told:
+class HpaExporter:
     """The metrics that kube-state-metrics would export of the HPA."""
 
     def __init__(self, hpa: Hpa, counts: HpaMetrics) -> None:
@@ -275,22 +274,22 @@ def run(local: LocalSettings, ops: MetricsSettings, kafka: KafkaSettings, log_se
     scaling, clock = manifests.read(local), Clock(local.time_scale)
     hpa_metrics, queue = HpaMetrics(), QueueMetrics()
     autoscaler = Autoscaler(local.fraudscale_home, scaling, clock, hpa_metrics, log)
-    pace = Pace(clock)
-    server = OpsServer(ops, process_registry(hpa_metrics, queue), lambda: pace.late(autoscaler.synced_at))
+    schedule = SyncSchedule(clock)
+    server = OpsServer(ops, process_registry(hpa_metrics, queue), lambda: schedule.late(autoscaler.synced_at))
     reporter = LagReporter(kafka, queue, BrokerLink(kafka.kafka_bootstrap_servers, log), Watermarks(kafka))
     with StopSignals() as signals:
         server.start()
         # In a thread of its own: with the broker gone there is no queue length, and scaling goes on.
         reporter.start()
         log.info("autoscaler_started", hpa=scaling.hpa.name, time_scale=local.time_scale)
-        while not signals.stop.wait(pace.wait()):
-            autoscaler.sync(pace.due)
+        while not signals.stop.wait(schedule.wait()):
+            autoscaler.sync(schedule.due)
         reporter.stop()
         server.stop()
     return 0
 
 
-class Pace:
+class SyncSchedule:
     """A grid of syncs that doesn't drift; those that were missed (the machine slept) are left out."""
 
     def __init__(self, clock: Clock) -> None:

@@ -1,4 +1,4 @@
-"""How many replicas are wished: `run/scale.json`, this machine's stand-in for a Deployment's scale.
+"""How many replicas should run: `run/scale.json`, this machine's stand-in for a Deployment's scale sub-resource.
 
 The autoscaler writes it and the supervisor follows it; a person may write it too, as with `kubectl scale`.
 """
@@ -14,14 +14,14 @@ from fraudscale.local.install.ports import MAX_REPLICAS, MIN_REPLICAS
 
 Replicas = Annotated[int, msgspec.Meta(ge=MIN_REPLICAS, le=MAX_REPLICAS)]
 
-_NEVER: Final = (0, 0, 0)
+_ABSENT: Final = (0, 0, 0)
 
 
-class WishRefused(FraudscaleError):
-    """The file is no wish for this run; the message says why."""
+class ScaleRefused(FraudscaleError):
+    """The file does not say how many replicas this run should have; the message says why."""
 
 
-class Wish(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class DesiredReplicas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of `run/scale.json`."""
 
     replicas: Replicas
@@ -47,48 +47,48 @@ def forget(home: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def read(home: Path, run: str) -> Wish | None:
-    """Read the wish for a run; None where there is no file.
+def read(home: Path, run: str) -> DesiredReplicas | None:
+    """Read the file for a run; None where there is none.
 
     Raises:
-        WishRefused: it can't be read, is no wish, or is one for another run.
+        ScaleRefused: it can't be read, is not valid, or is for another run.
     """
     file = path(home)
     try:
-        wish = msgspec.json.decode(file.read_bytes(), type=Wish)
+        desired = msgspec.json.decode(file.read_bytes(), type=DesiredReplicas)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise WishRefused(f"{file}: {error.strerror or error}") from error
+        raise ScaleRefused(f"{file}: {error.strerror or error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise WishRefused(f"{file}: {error}") from error
-    if wish.run != run:
-        raise WishRefused(f"{file}: is for the run of {wish.run!r}, and this one began at {run}")
-    return wish
+        raise ScaleRefused(f"{file}: {error}") from error
+    if desired.run != run:
+        raise ScaleRefused(f"{file}: is for the run of {desired.run!r}, and this one began at {run}")
+    return desired
 
 
-def write(home: Path, wish: Wish) -> None:
-    """Replace the wish; a reader sees the old or the new one, never a half.
+def write(home: Path, desired: DesiredReplicas) -> None:
+    """Replace the file; a reader sees the old or the new one, never a half.
 
     Raises:
         OSError: it can't be written; the old one is still there.
     """
-    files.replace(path(home), msgspec.json.format(msgspec.json.encode(wish), indent=2) + b"\n")
+    files.replace(path(home), msgspec.json.format(msgspec.json.encode(desired), indent=2) + b"\n")
 
 
-class Follower:
+class ScaleFollower:
     """Looks again and again, cheaply: the file is read when it was replaced, and what is wrong with it is said once."""
 
     def __init__(self, home: Path, run: str) -> None:
         self._home = home
         self._run = run
-        self._seen = _NEVER
+        self._seen = _ABSENT
 
-    def news(self) -> Wish | None:
-        """Return a wish that is new since the last call.
+    def news(self) -> DesiredReplicas | None:
+        """Return what the file says if it is new since the last call.
 
         Raises:
-            WishRefused: there is a new file, and it is none.
+            ScaleRefused: there is a new file, and it can't be followed.
         """
         seen = self._stamp()
         if seen == self._seen:
@@ -100,5 +100,5 @@ class Follower:
         try:
             found = path(self._home).stat()
         except OSError:
-            return _NEVER
+            return _ABSENT
         return found.st_ino, found.st_mtime_ns, found.st_size

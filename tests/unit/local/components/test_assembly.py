@@ -11,7 +11,7 @@ from blueprints import named
 
 from fraudscale.local.components import assembly, prometheus, ready
 from fraudscale.local.install.ports import MIN_REPLICAS
-from fraudscale.local.scaling import scale_file as wish
+from fraudscale.local.scaling import scale_file
 
 
 def test_the_least_number_of_replicas_is_started_with_both_processes_each(blueprint):
@@ -132,9 +132,9 @@ def test_the_autoscaler_is_told_its_time_scale_and_manifests_and_stops_before_th
 def test_prepare_forgets_the_desired_replicas_of_an_earlier_run(blueprint):
     b = blueprint()
     b.run.mkdir(parents=True)
-    wish.write(b.home, wish.Wish(6, "earlier"))
+    scale_file.write(b.home, scale_file.DesiredReplicas(6, "earlier"))
     assembly.prepare(b)
-    assert not wish.path(b.home).exists()
+    assert not scale_file.path(b.home).exists()
 
 
 def test_a_file_is_replaced_whole(tmp_path):

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from fraudscale.config import LocalSettings
-from fraudscale.local.scaling import manifests
-from fraudscale.local.scaling import scale_file as wish
-from fraudscale.local.scaling.autoscaler import Autoscaler, Pace
+from fraudscale.local.scaling import manifests, scale_file
+from fraudscale.local.scaling.autoscaler import Autoscaler, SyncSchedule
 from fraudscale.local.scaling.usage import Clock, Reading
 from fraudscale.local.supervisor import state
 from fraudscale.metrics import HpaMetrics
@@ -37,7 +36,7 @@ class FakeClock(Clock):
 
 
 class Platform:
-    """Replicas that share a load evenly, start at once, and follow the wish as the supervisor would."""
+    """Replicas that share a load evenly, start at once, and follow the desired number as the supervisor would."""
 
     def __init__(self, home, scale=1.0):
         self.home, self.clock = home, FakeClock(scale)
@@ -81,8 +80,8 @@ class Platform:
             for pid in (10 + i, 20 + i):
                 self.used[pid] = self.used.get(pid, 0.0) + share / 2
         self.autoscaler.sync(self.clock.now() - self.late * self.clock.scale)
-        if self.follows and (wished := wish.read(self.home, RUN)):
-            self.replicas = wished.replicas
+        if self.follows and (desired := scale_file.read(self.home, RUN)):
+            self.replicas = desired.replicas
         self.tell()
         return self.replicas
 
@@ -176,14 +175,14 @@ STRETCHES = st.tuples(
 
 @given(st.lists(STRETCHES, max_size=6))
 @settings(max_examples=60, deadline=None)
-def test_whatever_fails_it_wishes_no_less_than_the_least_and_without_metrics_no_less_than_before(stretches):
+def test_whatever_fails_it_asks_for_no_less_than_the_least_and_without_metrics_no_less_than_before(stretches):
     with TemporaryDirectory() as home:
         platform = Platform(Path(home))
         read, silent = platform.autoscaler._meter._read, set()
         platform.autoscaler._meter._read = lambda pids: {
             pid: reading for pid, reading in read(pids).items() if pid % 10 not in silent
         }
-        wished = 4
+        desired = 4
         for load, missing, alive, syncs in stretches:
             platform.load = load
             silent.clear()
@@ -191,9 +190,12 @@ def test_whatever_fails_it_wishes_no_less_than_the_least_and_without_metrics_no_
             for _ in range(syncs):
                 platform.replicas = min(platform.replicas, alive)
                 platform.tick()
-                before, wished = wished, (wish.read(platform.home, RUN) or wish.Wish(4, RUN)).replicas
-                assert 4 <= wished <= 6
-                assert wished >= before or missing != ALL
+                before, desired = (
+                    desired,
+                    (scale_file.read(platform.home, RUN) or scale_file.DesiredReplicas(4, RUN)).replicas,
+                )
+                assert 4 <= desired <= 6
+                assert desired >= before or missing != ALL
 
 
 def test_a_replica_without_metrics_holds_the_way_down(platform):
@@ -207,7 +209,7 @@ def test_a_replica_without_metrics_holds_the_way_down(platform):
 
 
 def test_below_the_minimum_it_comes_back_at_once(platform):
-    """Somebody stopped replicas behind its back, and no wish says that they are wanted."""
+    """Somebody stopped replicas behind its back, and no file says that they are wanted."""
     platform.replicas = 2
     platform.tell()
     assert platform.tick() == 4
@@ -235,7 +237,7 @@ def test_a_new_process_goes_on_with_windows_and_policies_of_the_old_one(platform
 def test_a_memory_that_is_not_ours_is_said_and_begun_anew(platform, damage):
     platform.load = 1.0
     platform.run(25)
-    file = wish.memory_path(platform.home)
+    file = scale_file.memory_path(platform.home)
     file.write_bytes(damage(msgspec.json.decode(file.read_bytes())))
     with capture_logs() as lines:
         platform.start().run(2)
@@ -243,16 +245,16 @@ def test_a_memory_that_is_not_ours_is_said_and_begun_anew(platform, damage):
     assert len(platform.autoscaler._memory.recommendations) == 3  # the seed, and two
 
 
-def test_a_wish_that_cannot_be_written_is_no_scaling(platform):
+def test_a_scale_that_cannot_be_written_is_no_scaling(platform):
     platform.load = 6.4
     platform.run(4)
-    wish.path(platform.home).mkdir()
+    scale_file.path(platform.home).mkdir()
     platform.follows = False
     with capture_logs() as lines:
         platform.run(2)
     assert {"scale_not_written"} <= {line["event"] for line in lines}
     assert platform.autoscaler._memory.ups == []
-    wish.path(platform.home).rmdir()
+    scale_file.path(platform.home).rmdir()
     platform.follows = True
     assert platform.tick() == 5
 
@@ -260,14 +262,14 @@ def test_a_wish_that_cannot_be_written_is_no_scaling(platform):
 def test_a_person_may_set_the_scale_and_the_hpa_goes_on_from_there(platform):
     platform.load = 4 * 0.6
     platform.run(25)
-    wish.write(platform.home, wish.Wish(6, RUN))
+    scale_file.write(platform.home, scale_file.DesiredReplicas(6, RUN))
     platform.replicas = 6
     platform.tell()
     # At the first sync the two have no sample yet, so it wants no fewer; 300 s later that is forgotten.
     assert platform.run(22) == [6] * 20 + [5] * 2
 
 
-def test_the_scale_is_what_was_wished_though_the_replica_is_not_there_yet(platform):
+def test_the_scale_is_what_is_desired_though_the_replica_is_not_there_yet(platform):
     """Else a slow start would look like a scale that somebody set back, and be raised again and again."""
     platform.follows = False
     platform.load = 6.4
@@ -277,8 +279,8 @@ def test_the_scale_is_what_was_wished_though_the_replica_is_not_there_yet(platfo
     assert (platform.value(platform.counts.current), len(platform.autoscaler._memory.ups)) == (5, 1)
 
 
-def test_a_wish_of_another_run_is_not_the_scale(platform):
-    wish.write(platform.home, wish.Wish(6, "another"))
+def test_a_file_of_another_run_is_not_the_scale(platform):
+    scale_file.write(platform.home, scale_file.DesiredReplicas(6, "another"))
     platform.load = 4 * 0.6
     platform.follows = False
     platform.tick()
@@ -304,18 +306,18 @@ def test_without_the_status_nothing_is_decided_and_it_is_said_once(platform):
 @pytest.mark.parametrize("scale", [1, 10])
 def test_syncs_lie_on_a_grid_and_missed_ones_are_left_out(scale):
     clock = FakeClock(scale)
-    pace = Pace(clock)
-    assert pace.wait() == 15 / scale
+    schedule = SyncSchedule(clock)
+    assert schedule.wait() == 15 / scale
     clock.pass_(15.5 / scale)
-    assert pace.wait() == pytest.approx(14.5 / scale)
+    assert schedule.wait() == pytest.approx(14.5 / scale)
     clock.pass_(50 / scale)  # it should have been 14.5
-    assert pace.wait() == pytest.approx(9.5 / scale)
+    assert schedule.wait() == pytest.approx(9.5 / scale)
 
 
 def test_an_autoscaler_that_hangs_is_not_ready():
     clock = FakeClock()
-    pace, last = Pace(clock), clock.now()
+    schedule, last = SyncSchedule(clock), clock.now()
     clock.pass_(45)
-    assert pace.late(last) is None
+    assert schedule.late(last) is None
     clock.pass_(1)
-    assert pace.late(last) == "no sync for 46 s"
+    assert schedule.late(last) == "no sync for 46 s"

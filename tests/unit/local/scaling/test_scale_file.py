@@ -1,11 +1,11 @@
-"""`run/scale.json`: followed when it is a wish for this run, refused once with the reason when it is not."""
+"""`run/scale.json`: followed when it is for this run, refused once with the reason when it is not."""
 
 import json
 
 import pytest
 
-from fraudscale.local.scaling import scale_file as wish
-from fraudscale.local.scaling.scale_file import Follower, Wish, WishRefused
+from fraudscale.local.scaling import scale_file
+from fraudscale.local.scaling.scale_file import DesiredReplicas, ScaleFollower, ScaleRefused
 
 RUN = "2026-11-24T00:00:00Z"
 
@@ -19,21 +19,21 @@ def home(tmp_path):
 def put(home, content):
     draft = home / "run" / "draft"
     draft.write_text(content if isinstance(content, str) else json.dumps(content))
-    draft.replace(wish.path(home))
+    draft.replace(scale_file.path(home))
 
 
-def test_a_wish_is_read_as_it_was_written_and_nothing_else_is_left(home):
-    wish.write(home, Wish(5, RUN, "cpu above target", "now"))
-    assert wish.read(home, RUN) == Wish(5, RUN, "cpu above target", "now")
+def test_the_number_is_read_as_it_was_written_and_nothing_else_is_left(home):
+    scale_file.write(home, DesiredReplicas(5, RUN, "cpu above target", "now"))
+    assert scale_file.read(home, RUN) == DesiredReplicas(5, RUN, "cpu above target", "now")
     assert [file.name for file in (home / "run").iterdir()] == ["scale.json"]
 
 
-def test_each_wish_is_news_once(home):
-    follower = Follower(home, RUN)
+def test_each_number_is_news_once(home):
+    follower = ScaleFollower(home, RUN)
     assert follower.news() is None
-    wish.write(home, Wish(5, RUN))
+    scale_file.write(home, DesiredReplicas(5, RUN))
     assert (follower.news().replicas, follower.news()) == (5, None)
-    wish.write(home, Wish(6, RUN))
+    scale_file.write(home, DesiredReplicas(6, RUN))
     assert follower.news().replicas == 6
 
 
@@ -52,10 +52,10 @@ def test_each_wish_is_news_once(home):
         ({"replicas": 5, "run": "2026-11-23T00:00:00Z"}, "is for the run of '2026-11-23T00:00:00Z'"),
     ],
 )
-def test_what_is_no_wish_for_this_run_is_refused_once_with_the_reason(home, content, message):
-    follower = Follower(home, RUN)
+def test_what_is_not_for_this_run_is_refused_once_with_the_reason(home, content, message):
+    follower = ScaleFollower(home, RUN)
     put(home, content)
-    with pytest.raises(WishRefused, match=r"scale\.json") as refused:
+    with pytest.raises(ScaleRefused, match=r"scale\.json") as refused:
         follower.news()
     assert message in str(refused.value)
     assert follower.news() is None
@@ -64,15 +64,15 @@ def test_what_is_no_wish_for_this_run_is_refused_once_with_the_reason(home, cont
 
 
 def test_a_file_that_went_away_is_no_news(home):
-    follower = Follower(home, RUN)
-    wish.write(home, Wish(5, RUN))
+    follower = ScaleFollower(home, RUN)
+    scale_file.write(home, DesiredReplicas(5, RUN))
     follower.news()
-    wish.path(home).unlink()
+    scale_file.path(home).unlink()
     assert follower.news() is None
 
 
 def test_a_new_run_forgets(home):
-    wish.write(home, Wish(5, RUN))
-    wish.memory_path(home).touch()
-    wish.forget(home)
+    scale_file.write(home, DesiredReplicas(5, RUN))
+    scale_file.memory_path(home).touch()
+    scale_file.forget(home)
     assert list((home / "run").iterdir()) == []
