@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from fraudscale.config import LocalSettings
+from fraudscale.local.banner import EXAMPLE
 from fraudscale.local.install.ports import Ports
-from fraudscale.local.up import EXAMPLE
 from fraudscale.scoring.codec import encode_transaction
 
 PICTURE = Path(__file__).parent.parent / "docs/images/up.svg"

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from fraudscale import metrics
 from fraudscale.local.running import get_json
-from fraudscale.local.supervisor.supervise import Event, Slot, State
+from fraudscale.local.supervisor.supervise import Slot, State, SupervisorEvent
 
 TAIL_SECONDS: Final = 0.5
 TAIL_BYTES: Final = 256 * 1024
@@ -107,7 +107,7 @@ class Starting:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: SupervisorEvent) -> None:
         if event.kind in {"part_ready", "job_done"} and not self._terminal.interactive:
             word = "ready" if event.kind == "part_ready" else "done"
             self._terminal.say(f"{event.component} {word} ({event.details['seconds']} s)")
@@ -286,7 +286,7 @@ class Filter:
         return held
 
 
-class Stream:
+class LiveView:
     """The stream after the banner, in a thread of its own: marked lines of all logs, and figures every 10 s."""
 
     def __init__(

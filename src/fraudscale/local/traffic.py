@@ -22,6 +22,8 @@ HTTP_RATE: Final = 20.0
 KAFKA_RATE: Final = 50.0
 """Transactions per second."""
 HTTP_TIMEOUT_SECONDS: Final = 2.0
+DRAWN_AT_ONCE: Final = 20
+"""One by one, drawing them would cost ten times as much."""
 CATCH_UP_SECONDS: Final = 1.0
 """What was missed longer ago (the machine slept, the platform hung) is left out instead of sent in one burst."""
 STOP_SECONDS: Final = 0.4
@@ -46,25 +48,23 @@ class Pace:
         self._taken = max(self._taken + 1, latest)
 
 
-class Source:
+class SampleSource:
     """Transactions of this moment, for several threads."""
 
-    def __init__(self, transactions: SyntheticTransactions, ahead: int = 20) -> None:
-        """Draw `ahead` at a time: one by one they would cost ten times as much."""
+    def __init__(self, transactions: SyntheticTransactions) -> None:
         self._transactions = transactions
-        self._ahead = ahead
         self._ready: list[Transaction] = []
         self._lock = threading.Lock()
 
     def next(self) -> Transaction:
         with self._lock:
             if not self._ready:
-                drawn = self._transactions.at(datetime.now(UTC), self._ahead)
+                drawn = self._transactions.at(datetime.now(UTC), DRAWN_AT_ONCE)
                 self._ready = [labelled.transaction for labelled in drawn]
             return self._ready.pop()
 
 
-class Door:
+class SteadySender:
     """One way in: sends at its pace until it is to stop; logs when sending begins to fail and when it works again."""
 
     def __init__(self, name: str, send: Callable[[Transaction], None], log: Logger) -> None:
@@ -73,7 +73,7 @@ class Door:
         self._log = log
         self._failed = 0
 
-    def run(self, source: Source, rate: float, stop: threading.Event) -> None:
+    def run(self, source: SampleSource, rate: float, stop: threading.Event) -> None:
         pace = Pace(rate, time.monotonic())
         while not stop.wait(pace.wait(time.monotonic())):
             self.send(source.next())
@@ -84,6 +84,7 @@ class Door:
             self._send(transaction)
         except (NoAnswer, BrokerUnavailable) as error:
             if not self._failed:
+                # `door` is the field's name in the log format.
                 self._log.warning("traffic_failing", door=self._name, reason=str(error))
             self._failed += 1
         else:
@@ -92,7 +93,7 @@ class Door:
             self._failed = 0
 
 
-class HttpSender:
+class PredictSender:
     """Posts to `/predict` over one connection, which it makes anew when it breaks."""
 
     def __init__(self, url: str) -> None:
@@ -119,42 +120,33 @@ def _to_topic(sender: Sender, topic: str) -> Callable[[Transaction], None]:
     return send
 
 
-def run(
-    url: str,
-    kafka: KafkaSettings,
-    log_settings: LogSettings,
-    *,
-    http_rate: float = HTTP_RATE,
-    kafka_rate: float = KAFKA_RATE,
-) -> int:
+def run(url: str, kafka: KafkaSettings, log_settings: LogSettings) -> int:
     """Send until SIGTERM or SIGINT; gone within a second of it.
 
     Args:
         url: the entry, such as http://127.0.0.1:8000.
         kafka: broker and input topic.
         log_settings: of this process.
-        http_rate: transactions per second.
-        kafka_rate: transactions per second.
 
     Returns:
         Exit code 0.
     """
     log = logs.set_up(log_settings, process="traffic")
     # Ids derive from the seed: each run needs its own, or its transactions would look like duplicates.
-    source = Source(SyntheticTransactions(seed=time.time_ns() % 2**32))
+    source = SampleSource(SyntheticTransactions(seed=time.time_ns() % 2**32))
     sender = Sender(kafka, "fraudscale-traffic")
-    doors = [
-        (Door("http", HttpSender(url).send, log), http_rate),
-        (Door("kafka", _to_topic(sender, kafka.kafka_topic), log), kafka_rate),
+    senders = [
+        (SteadySender("http", PredictSender(url).send, log), HTTP_RATE),
+        (SteadySender("kafka", _to_topic(sender, kafka.kafka_topic), log), KAFKA_RATE),
     ]
     with StopSignals() as signals:
         threads = [
-            threading.Thread(target=door.run, args=(source, rate, signals.stop), daemon=True)
-            for door, rate in doors
+            threading.Thread(target=steady.run, args=(source, rate, signals.stop), daemon=True)
+            for steady, rate in senders
         ]
         for thread in threads:
             thread.start()
-        log.info("traffic_started", http_rate=http_rate, kafka_rate=kafka_rate)
+        log.info("traffic_started", http_rate=HTTP_RATE, kafka_rate=KAFKA_RATE)
         signals.stop.wait()
     for thread in threads:
         thread.join(STOP_SECONDS)

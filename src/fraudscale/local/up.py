@@ -2,23 +2,24 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 import msgspec
 from rich.console import Console
 
 from fraudscale import clock
-from fraudscale.alerting import alertmanager, rules
+from fraudscale.alerting import rules
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.errors import FraudscaleError
 from fraudscale.hpa import ManifestError
 from fraudscale.local import running
+from fraudscale.local.banner import banner
 from fraudscale.local.components import assembly, replica
 from fraudscale.local.components.blueprint import Blueprint, external
 from fraudscale.local.down import clean
@@ -28,19 +29,14 @@ from fraudscale.local.install.ports import MIN_REPLICAS, Ports, PortsTaken, ensu
 from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
-from fraudscale.local.supervisor.supervise import Event, Slot, State, Supervisor
-from fraudscale.local.terminal import EVENTS_LOG, Starting, Stream, Terminal, prometheus_figures
-from fraudscale.scoring import codec
-from fraudscale.scoring.records import Transaction
+from fraudscale.local.supervisor.supervise import Slot, State, Supervisor, SupervisorEvent
+from fraudscale.local.terminal import EVENTS_LOG, LiveView, Starting, Terminal, prometheus_figures
 from fraudscale.stopping import SIGNALS, StopSignals
 
 PACE_SECONDS: Final = 0.1
 HOUSEKEEPING_SECONDS: Final = 1.0
 LAST_LINES: Final = 20
 """Of the log of a component that failed to start."""
-WITHOUT_ALERTMANAGER: Final = "the console shows alerts, and nobody gets them: Alertmanager can't be started here (`make doctor` says why)"
-EXAMPLE: Final = Transaction("tx-1", 949.9, "electronics", 3, 6, 23, 1200.0)
-"""What the banner and the README let a person try."""
 
 
 class CannotStart(FraudscaleError):
@@ -119,27 +115,24 @@ class Platform:
         machine.shelve(self._logs)
         self._events = EventLog(self._logs / EVENTS_LOG)
         self._machine = machine.LocalMachine(self._home, self._logs, os.environ)
-        self._asked_to_stop = threading.Event()
-        self._signals = StopSignals(
-            self._asked_to_stop.set, lambda _: self._asked_to_stop.set(), stop_signals()
-        )
+        self._asked_to_stop = Event()
         self._supervisor = Supervisor(
             self._machine, assembly.components(blueprint), report=self._report, changed=self._write_state
         )
         self._starting = Starting(terminal, self._slots)
-        self._stream = Stream(terminal, self._logs, self._figures, self._ready_replicas)
+        self._live_view = LiveView(terminal, self._logs, self._figures, self._ready_replicas)
 
     def run(self) -> int:
         """Start, run and stop. Whatever happens, no process of ours is left."""
         supervisor = self._supervisor
         try:
-            with self._signals:
+            with stop_signals(self._asked_to_stop):
                 with self._starting:
                     self._loop(lambda: supervisor.started or supervisor.stopping)
                 if not supervisor.stopping:
                     self._announce()
                     self._loop(lambda: supervisor.stopping)
-                self._stream.stop()
+                self._live_view.stop()
                 self._explain_stop()
                 asked = time.monotonic()
                 self._loop(lambda: supervisor.stopped)
@@ -169,7 +162,7 @@ class Platform:
             if news := self._follower.news():
                 self._desired = news.replicas
         except scale_file.ScaleRefused as error:
-            self._report(Event("scale_refused", "autoscaler", "warning", {"reason": str(error)}))
+            self._report(SupervisorEvent("scale_refused", "autoscaler", "warning", {"reason": str(error)}))
         follow(self._supervisor, self._desired, lambda slot: replica.components(self._blueprint, slot))
 
     def _leave_nothing(self) -> None:
@@ -190,7 +183,7 @@ class Platform:
         seconds = time.monotonic() - self._began
         for line in banner(self._blueprint, self._slots(), self._model, seconds):
             self._terminal.say(line)
-        self._stream.start()
+        self._live_view.start()
 
     def _explain_stop(self) -> None:
         failure = self._supervisor.failure
@@ -203,7 +196,7 @@ class Platform:
             self._terminal.say(f"  {line}")
         self._terminal.say(f"full log: {log}; the other components were stopped")
 
-    def _report(self, event: Event) -> None:
+    def _report(self, event: SupervisorEvent) -> None:
         self._events.write(event)
         if not self._supervisor.started:
             self._starting.tell(event)
@@ -237,7 +230,9 @@ class Platform:
             state.write(self._home, status)
             assembly.write_targets(self._blueprint, live_slots(self._slots()))
         except OSError as error:  # a full disk: the platform runs on, and the next second tries again
-            self._events.write(Event("status_not_written", "supervisor", "warning", {"error": str(error)}))
+            self._events.write(
+                SupervisorEvent("status_not_written", "supervisor", "warning", {"error": str(error)})
+            )
         else:
             self._written = status
 
@@ -253,10 +248,11 @@ class Platform:
         return self._supervisor.slots["haproxy"].component.address
 
 
-def stop_signals() -> tuple[signal.Signals, ...]:
-    """Return which signals ask for a stop: under nohup a closed terminal is to be survived."""
-    survived = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    return SIGNALS if survived else (*SIGNALS, signal.SIGHUP)
+def stop_signals(asked: Event) -> StopSignals:
+    """Set `asked` at each signal that asks for a stop; the loop clears it."""
+    # Under nohup a closed terminal is to be survived.
+    hang_up = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return StopSignals(asked.set, lambda _: asked.set(), (*SIGNALS, *hang_up))
 
 
 class EventLog:
@@ -265,7 +261,7 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def write(self, event: Event) -> None:
+    def write(self, event: SupervisorEvent) -> None:
         # `part_…` events and the field `part` are a format: readers of logs filter by these names.
         line = {
             "event": event.kind,
@@ -301,57 +297,3 @@ def follow(supervisor: Supervisor, desired: int, replica: Callable[[int], list[C
     for slot in range(1, desired + 1):
         if not any(name.startswith(f"replica-{slot}/") for name in names):
             supervisor.add(replica(slot))
-
-
-def banner(blueprint: Blueprint, slots: list[Slot], model: state.ModelInUse, seconds: float) -> list[str]:
-    """Write what a person needs once all is ready: addresses, an example, logs, how to stop."""
-    addresses = {slot.component.name: slot.component.address for slot in slots if slot.component.address}
-    entry, topic = addresses["haproxy"], blueprint.kafka.kafka_topic
-    replicas = sorted({name.partition("/")[0] for name in addresses if "/" in name})
-    others = {name: at for name, at in (addresses | blueprint.external).items() if "/" not in name}
-    del others["haproxy"]
-    others["kafka"] = f"{others['kafka']}   {topic} → {topic}.scored, {topic}.dead-letter"
-    rows = {
-        "predict": f"{entry}/predict   (all routes: {entry}/docs)",
-        "console": blueprint.console,  # before all the others
-        **others,
-        "haproxy": f"http://127.0.0.1:{blueprint.ports.haproxy_metrics}/   (statistics and metrics)",
-        **{
-            name: f"http://{addresses[f'{name}/serve']}   (metrics of its Kafka scorer: http://{addresses[f'{name}/stream']}/metrics)"
-            for name in replicas
-        },
-    }
-    body = codec.encode_transaction(EXAMPLE).decode()
-    return [
-        "",
-        f"fraudscale is ready after {seconds:.1f} s, with model {model.version or '?'} ({model.alias or 'no alias'})",
-        "",
-        *(f"  {name:<14} {value}" for name, value in rows.items()),
-        "",
-        f"  try it: curl -s {entry}/predict -H 'content-type: application/json' -d '{body}'",
-        "",
-        *(
-            ["  sample transactions flow over HTTP and Kafka (TRAFFIC=0 for none)"]
-            if "traffic" in _names(slots)
-            else []
-        ),
-        *(
-            [
-                f"  time runs {blueprint.local.time_scale:g} times as fast: windows, periods and sync of the autoscaler, those of alerts, and scrape intervals are that much shorter"
-            ]
-            if blueprint.local.time_scale != 1
-            else []
-        ),
-        f"  {alertmanager.told(blueprint.alerts) if blueprint.tools.alertmanager else WITHOUT_ALERTMANAGER}",
-        f"  logs of every component: {_shortest(blueprint.home / 'logs')}; state: make status; stop: Ctrl-C",
-        "",
-    ]
-
-
-def _shortest(path: Path) -> Path:
-    """A path as a person in this folder would write it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _names(slots: list[Slot]) -> set[str]:
-    return {slot.component.name for slot in slots}

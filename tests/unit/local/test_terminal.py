@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fraudscale.local import terminal as console_log
 from fraudscale.local.supervisor.component import Component
-from fraudscale.local.supervisor.supervise import Event, Slot, State
+from fraudscale.local.supervisor.supervise import Slot, State, SupervisorEvent
 from fraudscale.local.terminal import Filter, Starting, Tail, Terminal, marked_lines, readable
 
 PREDICTION = b'{"event":"prediction_made","level":"info","transaction_id":"tx-1","fraud_probability":0.5}\n'
@@ -116,8 +116,8 @@ def test_a_terminal_that_was_closed_is_no_error():
 def test_without_a_terminal_there_is_no_colour_and_a_line_a_part():
     out = terminal()
     with Starting(out, list) as starting:
-        starting.tell(Event("part_ready", "kafka", details={"seconds": 2.1}))
-        starting.tell(Event("part_started", "mlflow"))
+        starting.tell(SupervisorEvent("part_ready", "kafka", details={"seconds": 2.1}))
+        starting.tell(SupervisorEvent("part_started", "mlflow"))
     out.say("bad", "red")
     assert shown(out) == "kafka ready (2.1 s)\nbad\n"
 

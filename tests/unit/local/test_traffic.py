@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from fraudscale.local.traffic import CATCH_UP_SECONDS, Door, HttpSender, Pace, Source
+from fraudscale.local.traffic import CATCH_UP_SECONDS, Pace, PredictSender, SampleSource, SteadySender
 from fraudscale.net import NoAnswer
 from fraudscale.scoring import codec
 from fraudscale.synthetic import SyntheticTransactions
@@ -23,7 +23,7 @@ class Log:
 
 @pytest.fixture(scope="module")
 def source():
-    return Source(SyntheticTransactions(seed=1))
+    return SampleSource(SyntheticTransactions(seed=1))
 
 
 @pytest.fixture
@@ -83,8 +83,8 @@ def test_transactions_are_valid_and_different(source):
         assert codec.decode_transaction(codec.encode_transaction(transaction)) == transaction
 
 
-def test_the_http_door_keeps_its_connection(source, entry):
-    sender = HttpSender(entry.url)
+def test_the_http_sender_keeps_its_connection(source, entry):
+    sender = PredictSender(entry.url)
     sender.send(source.next())
     sender.send(source.next())
     assert len(entry.posted) == 2
@@ -94,20 +94,20 @@ def test_the_http_door_keeps_its_connection(source, entry):
 
 def test_another_answer_than_200_is_a_failure(source, entry):
     entry.status = 503
-    sender = HttpSender(entry.url)
+    sender = PredictSender(entry.url)
     with pytest.raises(NoAnswer, match="503"):
         sender.send(source.next())
     sender.close()
 
 
-def test_a_door_tells_when_it_begins_to_fail_and_when_it_is_back(source):
+def test_a_sender_tells_when_it_begins_to_fail_and_when_it_is_back(source):
     answers, log = iter([NoAnswer("refused"), NoAnswer("refused"), None]), Log()
 
     def send(_):
         if error := next(answers):
             raise error
 
-    door = Door("http", send, log)
+    door = SteadySender("http", send, log)
     for _ in range(3):
         door.send(source.next())
     assert log.lines == [
@@ -116,7 +116,7 @@ def test_a_door_tells_when_it_begins_to_fail_and_when_it_is_back(source):
     ]
 
 
-def test_a_door_sends_until_it_is_to_stop(source):
+def test_a_sender_sends_until_it_is_to_stop(source):
     stop, sent = threading.Event(), []
 
     def send(transaction):
@@ -124,5 +124,5 @@ def test_a_door_sends_until_it_is_to_stop(source):
         if len(sent) == 5:
             stop.set()
 
-    Door("http", send, Log()).run(source, 1000, stop)
+    SteadySender("http", send, Log()).run(source, 1000, stop)
     assert len(sent) == 5

@@ -22,7 +22,7 @@ from fraudscale.config import (
     ModelSettings,
     SettingsError,
 )
-from fraudscale.local import up
+from fraudscale.local import banner, up
 from fraudscale.local.components import assembly
 from fraudscale.local.components import replica as replicas
 from fraudscale.local.components.blueprint import Blueprint
@@ -31,7 +31,7 @@ from fraudscale.local.install.ports import Ports, claim_block
 from fraudscale.local.scaling import scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
-from fraudscale.local.supervisor.supervise import Event, Slot, State
+from fraudscale.local.supervisor.supervise import Slot, State, SupervisorEvent
 from fraudscale.local.terminal import Terminal
 from fraudscale.scoring import codec
 
@@ -170,7 +170,10 @@ def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):
 
 def test_a_hang_up_that_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    assert signal.SIGHUP not in up.stop_signals()
+    asked = threading.Event()
+    with up.stop_signals(asked):
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not asked.wait(0.2)
     signal.signal(signal.SIGHUP, before)
 
 
@@ -200,7 +203,7 @@ def test_without_the_training_libraries_the_way_is_shown(local, monkeypatch, cap
 def test_the_banner_has_every_address_and_an_example_that_is_a_transaction(blueprint):
     slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
     slots += [slot("replica-1/serve", "127.0.0.1:8101"), slot("replica-1/stream", "127.0.0.1:8201")]
-    text = "\n".join(up.banner(blueprint, slots, state.ModelInUse("3", "champion"), 31.2))
+    text = "\n".join(banner.banner(blueprint, slots, state.ModelInUse("3", "champion"), 31.2))
     for expected in (
         "31.2 s",
         "model 3 (champion)",
@@ -212,7 +215,7 @@ def test_the_banner_has_every_address_and_an_example_that_is_a_transaction(bluep
         assert expected in text
     assert "sample transactions" not in text
     body = text.split("-d '")[1].split("'")[0]
-    assert codec.decode_transaction(body.encode()) == up.EXAMPLE
+    assert codec.decode_transaction(body.encode()) == banner.EXAMPLE
 
 
 def test_live_slots_are_those_not_leaving():
@@ -313,7 +316,7 @@ def test_a_manifest_that_cannot_be_used_is_one_line_before_anything_starts(local
 def test_the_banner_tells_of_another_time_scale(blueprint, scale, told):
     local = blueprint.local.model_copy(update={"time_scale": scale})
     slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
-    text = "\n".join(up.banner(replace(blueprint, local=local), slots, state.ModelInUse(), 1))
+    text = "\n".join(banner.banner(replace(blueprint, local=local), slots, state.ModelInUse(), 1))
     assert ("runs 10 times as fast" in text) == told
 
 
@@ -331,7 +334,7 @@ def test_the_banner_tells_of_another_time_scale(blueprint, scale, told):
 def test_the_banner_says_who_is_told_of_alerts_and_no_secret(blueprint, alerts, told):
     slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
     blueprint = replace(blueprint, alerts=AlertSettings(**alerts))
-    text = "\n".join(up.banner(blueprint, slots, state.ModelInUse(), 1))
+    text = "\n".join(banner.banner(blueprint, slots, state.ModelInUse(), 1))
     assert told in text
     assert "secret" not in text
 
@@ -340,7 +343,7 @@ def test_the_banner_does_not_promise_messages_of_an_alertmanager_that_was_left_o
     slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
     alerts = AlertSettings(alert_webhook_url="https://hooks/secret")
     b = replace(blueprint, alerts=alerts, tools=SimpleNamespace(alertmanager=None))
-    text = "\n".join(up.banner(b, slots, state.ModelInUse(), 1))
+    text = "\n".join(banner.banner(b, slots, state.ModelInUse(), 1))
     assert "nobody gets them: Alertmanager can't be started here" in text
     assert "Slack" not in text
 
@@ -369,8 +372,16 @@ def test_what_only_a_part_reads_is_told_before_anything_starts(local, monkeypatc
 
 
 def test_an_event_that_cannot_be_written_is_no_error(tmp_path):
-    up.EventLog(Path(tmp_path / "none" / "supervisor.log")).write(Event("part_died", "kafka"))
+    up.EventLog(Path(tmp_path / "none" / "supervisor.log")).write(SupervisorEvent("part_died", "kafka"))
 
 
-def test_a_closed_terminal_asks_for_a_stop():
-    assert set(up.stop_signals()) == {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+def test_signals_are_counted_while_in_force_only():
+    before = signal.getsignal(signal.SIGTERM)
+    asked = threading.Event()
+    with up.stop_signals(asked):
+        for which in (signal.SIGTERM, signal.SIGHUP):
+            assert not asked.is_set()
+            os.kill(os.getpid(), which)
+            assert asked.wait(10)
+            asked.clear()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -33,7 +33,7 @@ def draw(
         scaling: the manifests.
         pair: the run and its rehearsal.
         replicas: that Prometheus saw; seconds of the autoscaler's clock since the first sync.
-        scored: transactions a second, likewise.
+        scored: transactions per second, likewise.
         fired: when the alert on the maximum did, first and last.
 
     Raises:

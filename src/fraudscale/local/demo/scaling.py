@@ -24,7 +24,7 @@ from fraudscale.hpa import Hpa
 from fraudscale.load.history import Points, series
 from fraudscale.load.report import Report
 from fraudscale.local import running
-from fraudscale.local.demo import comparison as retrace
+from fraudscale.local.demo import comparison as compared
 from fraudscale.local.demo.comparison import Comparison, Sync
 from fraudscale.local.scaling import manifests
 from fraudscale.local.scaling.autoscaler import SYNC_SECONDS
@@ -128,10 +128,10 @@ def run(local: LocalSettings, rate: float, picture: Path | None, *, as_json: boo
     scaling = manifests.read(local)
     terminal = Terminal(Console(stderr=True, highlight=False, soft_wrap=True))
     syncs, sent, seen = Demo(local, scaling.hpa, rate, terminal).run()
-    trace = retrace.trace(syncs, scaling)
-    went = retrace.ran(syncs)
-    rehearsed = retrace.rehearsed(rehearse(str(local.hpa_manifest), scaling.hpa, trace))
-    comparison, prometheus = retrace.compare(went, rehearsed), _way(seen.replicas)
+    trace = compared.trace(syncs, scaling)
+    went = compared.ran(syncs)
+    rehearsed = compared.rehearsed(rehearse(str(local.hpa_manifest), scaling.hpa, trace))
+    comparison, prometheus = compared.compare(went, rehearsed), _way(seen.replicas)
     fired = (seen.alert.at[0], seen.alert.at[-1]) if seen.alert.at else None
     wrong = judge(scaling.hpa, comparison, prometheus, sent, alerted=fired is not None)
     folder = local.fraudscale_home / "run"
@@ -169,7 +169,7 @@ class Demo:
         self._hpa = hpa
         self._rate = rate
         self._terminal = terminal
-        self._running: list[Child] = []
+        self._running: list[Command] = []
         self._way_seconds = WAY_SECONDS / self._scale + STARTS_SECONDS
         # What the autoscaler wanted before the first sync of the comparison is then out of its window for the way up.
         window = (hpa.behavior.scale_up.window if hpa.behavior else None) or 0
@@ -213,13 +213,13 @@ class Demo:
             syncs = self._syncs()[first:]
             return syncs, [self._sent(child) for child in (driving, *beside)], self._seen(syncs)
 
-    def _start(self, stack: ExitStack, child: "Child") -> "Child":
+    def _start(self, stack: ExitStack, child: "Command") -> "Command":
         stack.enter_context(child)
         self._running.append(child)
         stack.callback(self._running.remove, child)
         return child
 
-    def _sender(self, name: str, over: str, rate: float) -> "Child":
+    def _sender(self, name: str, over: str, rate: float) -> "Command":
         # More than both ways can take: it is stopped when they have been gone.
         seconds = 2 * (self._way_seconds + STOP_SECONDS)
         saved = self._saved(name)
@@ -229,8 +229,8 @@ class Demo:
 
     def _child(
         self, name: str, arguments: tuple[str, ...], log: Path | None, env: Mapping[str, str]
-    ) -> "Child":
-        return Child(name, arguments, log, {"FRAUDSCALE_HOME": str(self._home), **env})
+    ) -> "Command":
+        return Command(name, arguments, log, {"FRAUDSCALE_HOME": str(self._home), **env})
 
     def _saved(self, name: str) -> Path:
         return self._home / "run" / f"{NAME}-{name}.json"
@@ -251,7 +251,7 @@ class Demo:
         return False
 
     def _syncs(self) -> list[Sync]:
-        return retrace.read(self._home / "logs" / "autoscaler.log")
+        return compared.read(self._home / "logs" / "autoscaler.log")
 
     def _rests(self) -> bool:
         low = self._hpa.min_replicas
@@ -265,7 +265,7 @@ class Demo:
         numbers = {n for sync in last for n in (sync.current_replicas, sync.target_replicas, sync.ready)}
         return len(last) == syncs and numbers == {replicas}
 
-    def _sent(self, child: "Child") -> Sent:
+    def _sent(self, child: "Command") -> Sent:
         try:
             report = msgspec.json.decode(self._saved(child.name).read_bytes(), type=Report)
         except (OSError, msgspec.DecodeError) as error:
@@ -300,7 +300,7 @@ class Demo:
         self._terminal.stamped("demo", text)
 
 
-class Child:
+class Command:
     """A `fraudscale` command that runs from enter to exit; then it is stopped as by Ctrl-C."""
 
     def __init__(

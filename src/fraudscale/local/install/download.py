@@ -14,13 +14,11 @@ from fraudscale.config import LocalSettings
 from fraudscale.local.install import java, maven
 from fraudscale.local.install.debian import (
     ALERTMANAGER,
-    AMTOOL,
     HAPROXY,
     NO_NAMESPACES,
     NODE_EXPORTER,
     PROGRAMS,
     PROMETHEUS,
-    PROMTOOL,
     Packages,
     Program,
     found,
@@ -63,10 +61,8 @@ class Tools:
 
     kafka: KafkaTools
     prometheus: Path
-    promtool: Path
     alertmanager: Path | None
     """None where it can't be started; then the console shows alerts, and nobody gets them."""
-    amtool: Path
     node_exporter: Path
     haproxy: Path
     haproxy_libraries: str
@@ -93,9 +89,7 @@ def fetch_all(settings: LocalSettings, say: Say) -> Tools:
     tools = Tools(
         kafka=kafka,
         prometheus=paths[PROMETHEUS],
-        promtool=paths[PROMTOOL],
         alertmanager=_alertmanager(paths[ALERTMANAGER], say),
-        amtool=paths[AMTOOL],
         node_exporter=paths[NODE_EXPORTER],
         haproxy=paths[HAPROXY],
         haproxy_libraries=libraries,

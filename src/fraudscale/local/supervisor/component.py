@@ -1,9 +1,7 @@
 """One component of the platform as data: what to run, what it needs, how to see that it is ready, how to stop it."""
 
-import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 READY_SECONDS: Final = 120.0
@@ -26,14 +24,12 @@ class Component:
     once: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment of the supervisor."""
-    cwd: Path | None = None
     ready_seconds: float = READY_SECONDS
     """How long it may take from its start until it is ready; for a job, until it ends."""
     stop_phase: int = 0
     """Components of phase 0 stop first, side by side; then 1, 2 …"""
-    stop_signal: signal.Signals = signal.SIGTERM
     stop_seconds: float = 5.0
-    """Grace between the stop signal and the kill of its process group."""
+    """Grace between SIGTERM and the kill of its process group."""
 
     @property
     def log_name(self) -> str:

@@ -32,7 +32,7 @@ class ChildProcess:
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        return self._process.poll()
+        return self._process.poll()  # this also reaps it: a zombie would keep its group alive
 
     def signal(self, which: Signals) -> None:
         self._process.send_signal(which)
@@ -61,11 +61,12 @@ class LocalMachine:
         with (self._logs / component.log_name).open("ab") as log:
             process = subprocess.Popen(
                 component.command,
-                cwd=component.cwd,
                 env={**self._environment, **component.env},
+                # A component that asks for input would wait for ever.
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                # A group of its own: one signal reaches all that it starts, and Ctrl-C on the terminal reaches none of it.
                 start_new_session=True,
             )
         return ChildProcess(process)
@@ -74,6 +75,7 @@ class LocalMachine:
         return self._askers.submit(ready)
 
     def close(self) -> None:
+        # A question that hangs must not hold up the exit; it ends with this process.
         self._askers.shutdown(wait=False, cancel_futures=True)
 
 
@@ -89,7 +91,7 @@ def group_lives(group: int) -> bool:
     In a container whose first process reaps nothing, orphans stay zombies for ever: no signal ends those.
     """
     try:
-        os.killpg(group, 0)
+        os.killpg(group, 0)  # signal 0 only asks: the walk over all processes below is dear
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -99,6 +101,7 @@ def group_lives(group: int) -> bool:
 
 def marked(home: Path) -> list[psutil.Process]:
     """Find the processes that some supervisor started for this home folder, directly or not."""
+    # By the environment and not by parentage: an orphan's parent is process 1, and its group may be one of its own.
     value = str(home.resolve())
     return [process for process in _running() if _environment(process).get(MARK) == value]
 
@@ -112,7 +115,7 @@ def end(processes: list[psutil.Process], grace: float) -> int:
     for process in alive:
         with suppress(psutil.Error):
             process.send_signal(SIGKILL)
-    psutil.wait_procs(alive, 2)
+    psutil.wait_procs(alive, 2)  # without this a caller that looks at once would still see them
     return len(alive)
 
 

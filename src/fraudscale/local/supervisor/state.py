@@ -34,6 +34,7 @@ class Identity(msgspec.Struct, frozen=True):
         try:
             process = psutil.Process(self.pid)
             zombie = process.status() == psutil.STATUS_ZOMBIE
+            # Numbers are given again after a while; number and create time together are given once.
             return not zombie and abs(process.create_time() - self.created) < CLOCK_SECONDS
         except psutil.Error:
             return False
@@ -125,6 +126,7 @@ class Lock:
         except BlockingIOError as error:
             os.close(self._file)
             raise AlreadyRuns(self._describe_holder()) from error
+        # The content is for people and for `down`; the right itself is the kernel's lock, which can't be stale.
         me = identify("supervisor", os.getpid())
         os.truncate(self._file, 0)
         os.pwrite(self._file, msgspec.json.encode(me), 0)
@@ -211,6 +213,7 @@ def _component(slot: Slot) -> ComponentStatus:
 
 
 def _replicas(slots: Iterable[Slot]) -> list[Replica]:
+    # The two processes of a replica are one line for a reader, as a pod is with its two containers.
     halves: dict[str, dict[str, Slot]] = {}
     for slot in slots:
         replica, slash, half = slot.component.name.partition("/")
@@ -222,6 +225,7 @@ def _replicas(slots: Iterable[Slot]) -> list[Replica]:
 def _replica(name: str, components: Mapping[str, Slot]) -> Replica:
     serve, stream = components.get("serve"), components.get("stream")
     states = [slot.state for slot in components.values()]
+    # The worse half speaks: a replica that scores over HTTP alone is not ready.
     state = next((s for s in states if s is not State.READY), State.READY)
     return Replica(
         name,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
-from signal import SIGKILL, Signals
+from signal import SIGKILL, SIGTERM, Signals
 from typing import Final, Literal, Protocol
 
 from fraudscale.local.supervisor.component import Component
@@ -75,7 +75,7 @@ class Machine(Protocol):
 
 
 @dataclass(frozen=True)
-class Event:
+class SupervisorEvent:
     """Something that happened to a component; `kind` is a stable name of the log format, such as `part_started`."""
 
     kind: str
@@ -133,7 +133,7 @@ class Supervisor:
         machine: Machine,
         components: Iterable[Component],
         *,
-        report: Callable[[Event], None],
+        report: Callable[[SupervisorEvent], None],
         changed: Callable[[], None],
     ) -> None:
         """Take components on; none is started before the first `step`.
@@ -182,6 +182,7 @@ class Supervisor:
         """Tell whether a stop was asked for and nothing runs any more (or what does survives even a kill)."""
         if self._stop_by is None:
             return False
+        # Not even a kill ends a process that hangs in the kernel (a dead disk): the exit doesn't wait for it.
         nothing_left = all(slot.child is None for slot in self.slots.values())
         return nothing_left or self._machine.now() > self._stop_by + 1
 
@@ -226,6 +227,7 @@ class Supervisor:
         for slot in list(self.slots.values()):
             if step := self._steps.get(slot.state):
                 step(slot)
+        # All at one moment: what was ready a minute ago and is not now is no platform to announce.
         if not self.started and not self.stopping and all(slot.settled for slot in self.slots.values()):
             self.started = self._dirty = True
         if self._dirty:
@@ -254,6 +256,7 @@ class Supervisor:
         answer = self._answers(slot, ASK_READY_SECONDS)
         if answer is not None:
             slot.misses = 0 if answer else slot.misses + 1
+        # Nothing is killed for answering late: on a busy machine a restart would only add load.
         if slot.misses >= MISSES:
             self._enter(slot, State.STARTING)
             self._tell("part_unready", slot, "warning")
@@ -270,8 +273,9 @@ class Supervisor:
             self._kill(slot, child)
         elif child.exit_code() is not None and not slot.group_told:
             # The leader went without its own children (MLflow's does): they get the same chance to end well.
+            # Once: a second SIGTERM means "at once" to many programs.
             slot.group_told = True
-            child.signal_group(slot.component.stop_signal)
+            child.signal_group(SIGTERM)
 
     # Transitions.
 
@@ -280,13 +284,14 @@ class Supervisor:
 
     def _enter(self, slot: Slot, state: State) -> None:
         slot.state, slot.since = state, self._machine.now()
+        # An answer that is still on its way is about the state before, perhaps about another process.
         slot.answer, slot.ask_at, slot.misses = None, 0.0, 0
         self._dirty = True
 
     def _tell(
         self, kind: str, slot: Slot, level: Literal["info", "warning", "error"] = "info", **details: object
     ) -> None:
-        self._report(Event(kind, slot.component.name, level, details))
+        self._report(SupervisorEvent(kind, slot.component.name, level, details))
 
     def _spawn(self, slot: Slot) -> None:
         restart = slot.state is State.RESTARTING
@@ -340,11 +345,13 @@ class Supervisor:
             self._enter(slot, State.STOPPED)
             self._tell("part_died", slot, "warning", reason=reason)
         elif slot.component.once or not self.started:
+            # During the start a person waits and a wrong setting is likelier than a crash: say it instead of trying again.
             self._fail(slot, reason)
         else:
             self._restart_later(slot, reason)
 
     def _restart_later(self, slot: Slot, reason: str) -> None:
+        # A crash loop gets slower and slower; one crash after an hour is no loop.
         if slot.state is State.READY and self._seconds_in(slot) >= HEALTHY_SECONDS:
             slot.backoff = FIRST_BACKOFF
         slot.due = self._machine.now() + slot.backoff
@@ -369,17 +376,20 @@ class Supervisor:
         phases = sorted({slot.component.stop_phase for slot in running})
         for slot in running:
             if slot.component.stop_phase == phases[0] or self._machine.now() >= stop_by:
+                # After the deadline the limit lies in the past, so that all phases are killed together.
                 limit = stop_by - PHASE_SECONDS * (len(phases) - 1)
                 self._begin_stop(slot, min(self._machine.now() + slot.component.stop_seconds, limit))
 
     def _begin_stop(self, slot: Slot, kill_at: float) -> None:
         slot_is_told = slot.state is State.STOPPING
+        # Called again in each step of its phase: the kill may come earlier than promised, never later.
         slot.due = min(slot.due, kill_at) if slot_is_told else kill_at
         if slot_is_told or (slot.child is None and not slot.leaving):
             return
         self._enter(slot, State.STOPPING)
         if slot.child:
-            slot.child.signal(slot.component.stop_signal)
+            # The leader alone: a program that stops its own children in order must not find them gone.
+            slot.child.signal(SIGTERM)
 
     def _kill(self, slot: Slot, child: Child) -> None:
         if not slot.killed:

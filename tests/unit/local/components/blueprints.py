@@ -8,9 +8,7 @@ from fraudscale.local.install.download import KafkaTools, Tools
 TOOLS = Tools(
     kafka=KafkaTools(Path("/t/java"), "/t/kafka/*"),
     prometheus=Path("/t/bin/prometheus"),
-    promtool=Path("/t/bin/promtool"),
     alertmanager=Path("/t/bin/alertmanager"),
-    amtool=Path("/t/bin/amtool"),
     node_exporter=Path("/t/bin/node_exporter"),
     haproxy=Path("/t/sbin/haproxy"),
     haproxy_libraries="/t/lib",

@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from fraudscale.config import LocalSettings
-from fraudscale.local.demo import comparison as retrace
+from fraudscale.local.demo import comparison
 from fraudscale.local.scaling import manifests
 from fraudscale.rehearsal.rehearse import rehearse
 from fraudscale.rehearsal.trace import decode
@@ -29,7 +29,7 @@ def run_of(load, *, ready_after=1):
     segments = [{"until_s": until, "total_cpu_m": cpu, "memory_mi": 240} for until, cpu in load]
     head = {"cpu_request_m": 100, "memory_request_mi": 768, "pod_ready_after_s": ready_after}
     trace = decode("load", json.dumps(head | {"load": segments}).encode())
-    return retrace.rehearsed(rehearse("hpa.yaml", SCALING.hpa, trace))
+    return comparison.rehearsed(rehearse("hpa.yaml", SCALING.hpa, trace))
 
 
 def line(tick, *, late=0.0):
@@ -58,45 +58,45 @@ def syncs_of(tmp_path, ticks, **options):
     log = tmp_path / "autoscaler.log"
     others = '{"event":"autoscaler_started","hpa":"ml-model"}\n'
     log.write_text(others + "".join(line(tick, **options) + "\n" for tick in ticks) + line(ticks[-1])[:50])
-    return retrace.read(log)
+    return comparison.read(log)
 
 
 def again(syncs):
-    return retrace.rehearsed(rehearse("hpa.yaml", SCALING.hpa, retrace.trace(syncs, SCALING)))
+    return comparison.rehearsed(rehearse("hpa.yaml", SCALING.hpa, comparison.trace(syncs, SCALING)))
 
 
 @pytest.mark.parametrize("ready_after", [1, 5, 40, 100])
 def test_the_rehearsal_of_a_log_repeats_it_tick_by_tick(tmp_path, ready_after):
     ticks = run_of(UP_AND_DOWN, ready_after=ready_after)
     syncs = syncs_of(tmp_path, ticks)
-    assert retrace.ran(syncs) == ticks
-    found = retrace.compare(ticks, again(syncs))
+    assert comparison.ran(syncs) == ticks
+    found = comparison.compare(ticks, again(syncs))
     assert found.went == found.rehearsed == [4, 5, 6, 5, 4]
     assert [step.ticks_apart for step in found.steps] == [0] * 4
     assert found.same_target == found.same_want == found.ticks == 100
 
 
 def test_a_log_that_is_not_there_tells_of_no_sync(tmp_path):
-    assert retrace.read(tmp_path / "autoscaler.log") == []
+    assert comparison.read(tmp_path / "autoscaler.log") == []
 
 
 def test_a_sync_that_was_missed_is_a_longer_segment(tmp_path):
     ticks = run_of(UP_AND_DOWN)
     syncs = syncs_of(tmp_path, [tick for tick in ticks if tick.t != 30])
-    assert [segment.until_s for segment in retrace.trace(syncs, SCALING).load][:4] == [15, 45, 60, 75]
-    assert retrace.compare(retrace.ran(syncs), again(syncs)).went == [4, 5, 6, 5, 4]
+    assert [segment.until_s for segment in comparison.trace(syncs, SCALING).load][:4] == [15, 45, 60, 75]
+    assert comparison.compare(comparison.ran(syncs), again(syncs)).went == [4, 5, 6, 5, 4]
 
 
 def test_the_clock_of_a_restarted_autoscaler_is_put_on_the_grid(tmp_path):
     ticks = run_of(UP_AND_DOWN)
     syncs = syncs_of(tmp_path, ticks[:50]) + syncs_of(tmp_path, ticks[50:], late=4.2)
-    assert [tick.t for tick in retrace.ran(syncs)] == [tick.t for tick in ticks]
+    assert [tick.t for tick in comparison.ran(syncs)] == [tick.t for tick in ticks]
 
 
 def test_a_sync_without_metrics_is_one_without_reports(tmp_path):
     ticks = run_of(UP_AND_DOWN)
     ticks[3] = ticks[3]._replace(cpu=None, want=None)
-    segments = retrace.trace(syncs_of(tmp_path, ticks), SCALING).load
+    segments = comparison.trace(syncs_of(tmp_path, ticks), SCALING).load
     assert [segment.metrics_share for segment in segments[:5]] == [1, 1, 1, 0, 1]
     assert again(syncs_of(tmp_path, ticks))[3].want is None
 
@@ -105,9 +105,9 @@ def test_a_sync_without_metrics_is_one_without_reports(tmp_path):
 def test_the_percentage_of_a_replica_survives_the_way_through_milli_cores(tmp_path, request_m):
     scaling = replace(SCALING, requests={"pod": {"cpu": request_m, "memory": 768 * 2**20 * 1000}})
     ticks = [tick._replace(cpu=cpu) for cpu, tick in enumerate(run_of([(15 * 200, 0)]))]
-    trace = retrace.trace(syncs_of(tmp_path, ticks), scaling)
+    trace = comparison.trace(syncs_of(tmp_path, ticks), scaling)
     # The same number all the time: only the arithmetic is asked for.
-    found = retrace.rehearsed(
+    found = comparison.rehearsed(
         rehearse("hpa.yaml", SCALING.hpa, structs.replace(trace, pod_ready_after_s=1e6))
     )
     assert [tick.cpu for tick in found] == list(range(200))
@@ -115,7 +115,7 @@ def test_the_percentage_of_a_replica_survives_the_way_through_milli_cores(tmp_pa
 
 def test_without_a_step_up_there_is_no_time_to_get_ready(tmp_path):
     syncs = syncs_of(tmp_path, run_of([(300, 120)]))
-    assert retrace.trace(syncs, SCALING).pod_ready_after_s == 0
+    assert comparison.trace(syncs, SCALING).pod_ready_after_s == 0
 
 
 def test_a_replica_that_never_got_ready_is_not_ready_in_the_rehearsal_either(tmp_path):
@@ -126,12 +126,12 @@ def test_a_replica_that_never_got_ready_is_not_ready_in_the_rehearsal_either(tmp
 def test_a_step_at_another_tick_is_told_with_its_distance():
     ticks = run_of(UP_AND_DOWN)
     later = [tick._replace(t=tick.t + 30) for tick in ticks]
-    found = retrace.compare(ticks[2:], later[:-2])
+    found = comparison.compare(ticks[2:], later[:-2])
     assert [step.ticks_apart for step in found.steps] == [2] * 4
     assert found.same_target == found.ticks - 8
 
 
 def test_another_way_has_no_steps_to_compare():
     ticks = run_of(UP_AND_DOWN)
-    found = retrace.compare(ticks, run_of([(1500, 120)]))
+    found = comparison.compare(ticks, run_of([(1500, 120)]))
     assert (found.went, found.rehearsed, found.steps) == ([4, 5, 6, 5, 4], [4], [])

@@ -10,16 +10,16 @@ from test_comparison import ROOT, SCALING, UP_AND_DOWN, run_of, syncs_of
 
 from fraudscale.config import LocalSettings
 from fraudscale.load.history import Points
-from fraudscale.local.demo import comparison as retrace
+from fraudscale.local.demo import comparison
 from fraudscale.local.demo import picture as demo_picture
-from fraudscale.local.demo.scaling import Child, Demo, DemoFailed, Outcome, Seen, Sent, as_text, judge, run
+from fraudscale.local.demo.scaling import Command, Demo, DemoFailed, Outcome, Seen, Sent, as_text, judge, run
 from fraudscale.local.supervisor import state
 from fraudscale.local.terminal import Terminal
 
 TICKS = run_of(UP_AND_DOWN)
-GOOD = retrace.compare(TICKS, TICKS)
+GOOD = comparison.compare(TICKS, TICKS)
 SENT = Sent("kafka", 4000.0, 100, 100, {}, 0, 0)
-LATE = retrace.Step(5, 6, 180, 210)
+LATE = comparison.Step(5, 6, 180, 210)
 
 
 def test_a_run_that_went_well_has_nothing_wrong():
@@ -167,7 +167,7 @@ def test_beside_a_platform_that_runs_it_starts_nothing(demo):
 def test_a_part_that_ends_by_itself_ends_the_demonstration(demo, tmp_path):
     log = tmp_path / "load.log"
     with ExitStack() as stack:
-        demo._start(stack, Child("load", ("load", "--over", "pigeon"), log, {}))
+        demo._start(stack, Command("load", ("load", "--over", "pigeon"), log, {}))
         with pytest.raises(DemoFailed, match=r"load ended by itself with exit code 2; see .*load\.log"):
             demo._until(lambda: False, 60)
     assert "pigeon" in log.read_text()

@@ -1,6 +1,6 @@
 """Histories replayed against the supervisor: neither a process nor a second is spent."""
 
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGKILL, SIGTERM
 
 import pytest
 from world import World
@@ -172,15 +172,13 @@ def test_a_ready_part_counts_as_unready_only_after_three_misses_and_is_not_kille
 
 
 def test_a_part_stops_phase_by_phase_with_its_own_signal():
-    world = World(
-        component("kafka", stop_phase=1, stop_signal=SIGINT), component("traffic", stop_phase=0)
-    ).run()
+    world = World(component("kafka", stop_phase=1), component("traffic", stop_phase=0)).run()
     world.child("traffic").stubborn = True
     world.supervisor.stop()
     world.run(1)
     assert (world.child("traffic").signals, world.child("kafka").signals) == ([SIGTERM], [])
     world.die("traffic", 0).run()
-    assert world.child("kafka").signals == [SIGINT]
+    assert world.child("kafka").signals == [SIGTERM]
     assert world.supervisor.stopped
 
 
