@@ -22,7 +22,7 @@ def pid_of(platform, name):
 
 
 def desire(platform, replicas):
-    scale_file.write(platform.home, scale_file.DesiredReplicas(replicas, platform.status()["started_at"]))
+    scale_file.write(platform.home, scale_file.Scale(replicas, platform.status()["started_at"]))
 
 
 def there_are(platform, replicas):

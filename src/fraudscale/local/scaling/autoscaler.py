@@ -162,7 +162,7 @@ class Autoscaler:
     def _write(self, decision: ScalingDecision, run: str) -> bool:
         now = rfc3339(datetime.now(UTC), "seconds")
         try:
-            scale_file.write(self._home, scale_file.DesiredReplicas(decision.target, run, decision.why, now))
+            scale_file.write(self._home, scale_file.Scale(decision.target, run, decision.why, now))
         except OSError as error:
             self._log.error("scale_not_written", target_replicas=decision.target, error=str(error))
             return False

@@ -21,8 +21,8 @@ class ScaleRefused(FraudscaleError):
     """The file does not say how many replicas this run should have; the message says why."""
 
 
-class DesiredReplicas(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of `run/scale.json`."""
+class Scale(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of `run/scale.json`: how many replicas are desired."""
 
     replicas: Replicas
     run: str
@@ -47,7 +47,7 @@ def forget(home: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def read(home: Path, run: str) -> DesiredReplicas | None:
+def read(home: Path, run: str) -> Scale | None:
     """Read the file for a run; None where there is none.
 
     Raises:
@@ -55,7 +55,7 @@ def read(home: Path, run: str) -> DesiredReplicas | None:
     """
     file = path(home)
     try:
-        desired = msgspec.json.decode(file.read_bytes(), type=DesiredReplicas)
+        desired = msgspec.json.decode(file.read_bytes(), type=Scale)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -67,7 +67,7 @@ def read(home: Path, run: str) -> DesiredReplicas | None:
     return desired
 
 
-def write(home: Path, desired: DesiredReplicas) -> None:
+def write(home: Path, desired: Scale) -> None:
     """Replace the file; a reader sees the old or the new one, never a half.
 
     Raises:
@@ -84,7 +84,7 @@ class ScaleFollower:
         self._run = run
         self._seen = _ABSENT
 
-    def news(self) -> DesiredReplicas | None:
+    def news(self) -> Scale | None:
         """Return what the file says if it is new since the last call.
 
         Raises:

@@ -132,7 +132,7 @@ def test_the_autoscaler_is_told_its_time_scale_and_manifests_and_stops_before_th
 def test_prepare_forgets_the_desired_replicas_of_an_earlier_run(blueprint):
     b = blueprint()
     b.run.mkdir(parents=True)
-    scale_file.write(b.home, scale_file.DesiredReplicas(6, "earlier"))
+    scale_file.write(b.home, scale_file.Scale(6, "earlier"))
     assembly.prepare(b)
     assert not scale_file.path(b.home).exists()
 

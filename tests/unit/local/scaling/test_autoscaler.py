@@ -192,7 +192,7 @@ def test_whatever_fails_it_asks_for_no_less_than_the_least_and_without_metrics_n
                 platform.tick()
                 before, desired = (
                     desired,
-                    (scale_file.read(platform.home, RUN) or scale_file.DesiredReplicas(4, RUN)).replicas,
+                    (scale_file.read(platform.home, RUN) or scale_file.Scale(4, RUN)).replicas,
                 )
                 assert 4 <= desired <= 6
                 assert desired >= before or missing != ALL
@@ -262,7 +262,7 @@ def test_a_scale_that_cannot_be_written_is_no_scaling(platform):
 def test_a_person_may_set_the_scale_and_the_hpa_goes_on_from_there(platform):
     platform.load = 4 * 0.6
     platform.run(25)
-    scale_file.write(platform.home, scale_file.DesiredReplicas(6, RUN))
+    scale_file.write(platform.home, scale_file.Scale(6, RUN))
     platform.replicas = 6
     platform.tell()
     # At the first sync the two have no sample yet, so it wants no fewer; 300 s later that is forgotten.
@@ -280,7 +280,7 @@ def test_the_scale_is_what_is_desired_though_the_replica_is_not_there_yet(platfo
 
 
 def test_a_file_of_another_run_is_not_the_scale(platform):
-    scale_file.write(platform.home, scale_file.DesiredReplicas(6, "another"))
+    scale_file.write(platform.home, scale_file.Scale(6, "another"))
     platform.load = 4 * 0.6
     platform.follows = False
     platform.tick()

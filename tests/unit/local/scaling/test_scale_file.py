@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fraudscale.local.scaling import scale_file
-from fraudscale.local.scaling.scale_file import DesiredReplicas, ScaleFollower, ScaleRefused
+from fraudscale.local.scaling.scale_file import Scale, ScaleFollower, ScaleRefused
 
 RUN = "2026-11-24T00:00:00Z"
 
@@ -23,17 +23,17 @@ def put(home, content):
 
 
 def test_the_number_is_read_as_it_was_written_and_nothing_else_is_left(home):
-    scale_file.write(home, DesiredReplicas(5, RUN, "cpu above target", "now"))
-    assert scale_file.read(home, RUN) == DesiredReplicas(5, RUN, "cpu above target", "now")
+    scale_file.write(home, Scale(5, RUN, "cpu above target", "now"))
+    assert scale_file.read(home, RUN) == Scale(5, RUN, "cpu above target", "now")
     assert [file.name for file in (home / "run").iterdir()] == ["scale.json"]
 
 
 def test_each_number_is_news_once(home):
     follower = ScaleFollower(home, RUN)
     assert follower.news() is None
-    scale_file.write(home, DesiredReplicas(5, RUN))
+    scale_file.write(home, Scale(5, RUN))
     assert (follower.news().replicas, follower.news()) == (5, None)
-    scale_file.write(home, DesiredReplicas(6, RUN))
+    scale_file.write(home, Scale(6, RUN))
     assert follower.news().replicas == 6
 
 
@@ -65,14 +65,14 @@ def test_what_is_not_for_this_run_is_refused_once_with_the_reason(home, content,
 
 def test_a_file_that_went_away_is_no_news(home):
     follower = ScaleFollower(home, RUN)
-    scale_file.write(home, DesiredReplicas(5, RUN))
+    scale_file.write(home, Scale(5, RUN))
     follower.news()
     scale_file.path(home).unlink()
     assert follower.news() is None
 
 
 def test_a_new_run_forgets(home):
-    scale_file.write(home, DesiredReplicas(5, RUN))
+    scale_file.write(home, Scale(5, RUN))
     scale_file.memory_path(home).touch()
     scale_file.forget(home)
     assert list((home / "run").iterdir()) == []
