@@ -91,13 +91,13 @@ def _forwarded(tree: ast.AST):
 
 
 def _supervised(tree: ast.AST):
-    """The supervisor's: `self._tell("part_ready", slot, "info", seconds=…)` and `Event(kind, part, level, {…})`."""
+    """The supervisor's: `self._tell("part_ready", slot, "info", seconds=…)` and `SupervisorEvent(kind, part, level, {…})`."""
     for call in _calls(tree):
         of = ast.unparse(call.func)
-        if of not in {"self._tell", "Event"} or (of == "Event" and len(call.args) < 2):
+        if of not in {"self._tell", "SupervisorEvent"} or (of == "SupervisorEvent" and len(call.args) < 2):
             continue
         fields = {keyword.arg for keyword in call.keywords if keyword.arg}
-        if of == "Event" and len(call.args) > 3:
+        if of == "SupervisorEvent" and len(call.args) > 3:
             fields |= {key.value for key in getattr(call.args[3], "keys", [])}
         level = (
             call.args[2].value if len(call.args) > 2 and isinstance(call.args[2], ast.Constant) else "info"
