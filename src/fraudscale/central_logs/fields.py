@@ -22,9 +22,7 @@ _EVENT_FIELDS: Final[dict[Type, str]] = {
         group hpa index kind library model_version part prometheus protocol servers serving source
         topic transaction_id transactional_id version wanted
     """,
-    "text": """
-        error first_detail message reason
-    """,
+    "text": "error first_detail message reason",
     "long": """
         attempt count cpu_millicores cpu_usage current_replicas dead failed group_version
         memory_usage offset owned parity_rows partitions pid pods ready refused sampled scored
@@ -34,9 +32,7 @@ _EVENT_FIELDS: Final[dict[Type, str]] = {
         after_seconds at fraud_probability http_rate kafka_rate max_difference memory_mi
         processing_time_ms restart_in_seconds retry_seconds seconds time_scale
     """,
-    "boolean": """
-        forced is_fraud
-    """,
+    "boolean": "forced is_fraud",
 }
 OF_EVENTS: Final[dict[str, Type]] = {
     name: kind for kind, names in _EVENT_FIELDS.items() for name in names.split()
