@@ -1,4 +1,4 @@
-"""What the page shows that Prometheus doesn't know: which parts run, what the model is, why there are so many replicas."""
+"""What the page shows that Prometheus doesn't know: which components run, what the model is, why there are so many replicas."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -40,7 +40,7 @@ class Overview(msgspec.Struct, frozen=True):
     started_at: str | None
     """When the platform was; None where none runs."""
     model: dict[str, Any] | None
-    """What the entry tells of the model that scores; None without an answer."""
+    """What the load balancer answers to `/model`; None without an answer."""
     decision: Decision | None
 
 
@@ -67,7 +67,7 @@ def _model(entry: str) -> dict[str, Any] | None:
 
 
 def last_decision(log: Path) -> Decision | None:
-    """Find the last sync that a log tells of; None where it tells of none."""
+    """Find the last sync in a log; None where there is none."""
     for line in reversed(last_lines(log, SYNCS)):
         if '"event":"hpa_synced"' in line:
             with suppress(msgspec.DecodeError):  # one that is cut off, or half written

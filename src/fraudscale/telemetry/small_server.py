@@ -191,7 +191,7 @@ class SmallServer:
 class _Protocol(H11Protocol):
     """Uvicorn's, but a connection on which no request comes is closed too, and a bad request gets problem JSON.
 
-    It is h11's since the C parser knows the usual methods only, and would not tell an unusual one what is allowed.
+    It is based on h11: the C parser refuses an unknown method as a bad request, where 405 names the allowed ones.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it

@@ -24,14 +24,14 @@ from fraudscale.web.problems import Problem, RateExceeded, problem_of
 
 # Other methods are counted as one, so that a client can't make series.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Routes that FastAPI adds itself carry no template in the scope; what is refused at the door has seen no route at all.
+# Routes that FastAPI adds itself carry no template in the scope, and a request that is refused has not been routed yet.
 _UNTEMPLATED: Final = frozenset(
     {"/docs", "/docs/oauth2-redirect", "/openapi.json", "/predict", "/predict/batch", "/model"}
 )
 UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
-"""Asked by those who watch; a flood must not make a healthy replica look dead."""
-TELL_SECONDS: Final = 10.0
-"""A flood is a line of the log now and then, not one for each request."""
+"""Balancers and Prometheus ask these; a flood must not make a healthy replica look dead."""
+LOG_SECONDS: Final = 10.0
+"""A flood of refused requests is logged once in so many seconds, with their number."""
 
 
 class HttpEndpoint:
@@ -55,7 +55,7 @@ class HttpEndpoint:
         self._clients = clients
         self._rate = settings.rate_limit_per_second
         self._buckets = TokenBuckets(self._rate, settings.rate_limit_burst, settings.rate_limit_clients)
-        self._refused, self._told_at = 0, -TELL_SECONDS
+        self._refused, self._logged_at = 0, -LOG_SECONDS
         self._log = log
         self._tracer = tracer
         self._http = http
@@ -72,6 +72,7 @@ class HttpEndpoint:
         self._in_progress.value += 1
         try:
             path, trace = scope["path"], None
+            # Before the body is read: a refusal must cost less than an answer.
             if path not in UNLIMITED:
                 client = self._clients.limited(peer_of(scope), scope["headers"])
                 if client is not None and (wait := self._buckets.take(client, started)):
@@ -104,6 +105,7 @@ class HttpEndpoint:
         if trace is not None:
             headers.append(_traceparent(trace))
         await send_whole(send, 200, headers, answer)
+        # The two series of nearly all requests were looked up once, at the start; `_count` would look them up anew.
         self._ok.value += 1
         ended = perf_counter()
         self._seconds.observe(ended - started)
@@ -130,9 +132,9 @@ class HttpEndpoint:
         await send_problem(problem, send)
         self._count(scope["method"], problem.status, _endpoint(scope), started)
         self._refused += 1
-        if started - self._told_at >= TELL_SECONDS:
+        if started - self._logged_at >= LOG_SECONDS:
             self._log.warning("client_refused", client=client, refused=self._refused)
-            self._refused, self._told_at = 0, started
+            self._refused, self._logged_at = 0, started
 
     async def _delegate(
         self, scope: Scope, receive: Receive, send: Send, started: float, trace: Trace | None

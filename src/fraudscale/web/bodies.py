@@ -26,7 +26,7 @@ SHARE: Final = 8
 
 
 class Bodies:
-    """Reads the bodies of requests; the slow ones are bounded: how long, how many, and how many a client."""
+    """Reads the bodies of requests. Slow ones are bounded in time, in number, and in number per client."""
 
     def __init__(self, settings: HttpSettings, clients: Clients) -> None:
         self._settings = settings
@@ -35,7 +35,7 @@ class Bodies:
 
     @property
     def slow(self) -> int:
-        """How many arrive slowly at this moment."""
+        """Bodies that arrive slowly at this moment."""
         return self._slow.taken
 
     async def read_json(self, scope: Scope, receive: Receive) -> bytes:
@@ -140,13 +140,13 @@ class _Slot:
 
 
 def peer_of(scope: Scope) -> str:
-    """Return who opened the connection; empty where that has no address, as with a Unix socket."""
+    """Return the address of who opened the connection; empty for a Unix socket, which has none."""
     client = scope.get("client")
     return client[0] if client else ""
 
 
 class _Resumed:
-    """Goes on awaiting what was begun by hand: `waits_for` is the future that it stopped at."""
+    """Awaits the rest of a coroutine that was begun by hand; `waits_for` is the future at which it stopped."""
 
     def __init__(self, waits_for: Any, rest: Generator[Any, Any, bytes]) -> None:
         self._waits_for = waits_for

@@ -1,7 +1,4 @@
-"""Who asks: a client's address behind proxies.
-
-It is on the way of every request, so it is cheap.
-"""
+"""Which client a request comes from, also behind proxies. Every request passes here, so it has to be cheap."""
 
 from collections.abc import Iterable
 from functools import lru_cache
@@ -13,22 +10,22 @@ from fraudscale.config import Network
 HOPS: Final = 16
 """Proxies in a row that are followed back to the client."""
 LONGEST_ADDRESS: Final = 64
-"""Characters; what is longer is no address, and must not fill the cache."""
+"""Characters. A longer text is no address, and must not fill the cache."""
 KNOWN_ADDRESSES: Final = 8192
-"""Kept with what they are: to find it out costs 10 µs, to look it up a tenth of one."""
+"""Addresses in the cache: parsing one costs 10 µs, a look-up a tenth of a microsecond."""
 
 
 class Address(NamedTuple):
     """What is known of an address."""
 
     client: str
-    """The name of its bucket: the address, or for IPv6 its /64, which is what one customer has."""
+    """The name of its token bucket: the address, or the /64 of an IPv6 address, since one customer has all of it."""
     is_proxy: bool
     is_trusted: bool
 
 
 class Clients:
-    """Tells the client of a request: the peer, or whom a trusted proxy says it speaks for."""
+    """Finds the client of a request: the peer, or the address for which a trusted proxy sends it."""
 
     def __init__(self, trusted_proxies: Iterable[Network], trusted_clients: Iterable[Network]) -> None:
         """Take the lists.
@@ -44,17 +41,18 @@ class Clients:
     def limited(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Return the name of the client's bucket; None for a trusted client.
 
-        Each proxy appends whom it got the request from, so the header is read from the right, as far as the proxies are
-        ours. What stands further left is the client's own claim and is not believed.
+        Each proxy appends the address from which it got the request. So `X-Forwarded-For` is read from the right, as long
+        as the address is one of our proxies. Whatever stands further left was written by the client, and is not believed.
 
         Args:
-            peer: who opened the connection; empty where that has no address.
+            peer: address of who opened the connection; empty for a Unix socket.
             headers: names in lower case, and values.
         """
         address = self._know(peer)
         if address is None:
             return peer
         if address.is_proxy:
+            # A client may have sent a header of its own; all of them are one list, in their order (RFC 9110, 5.3).
             forwarded = b""
             for name, value in headers:
                 if name == b"x-forwarded-for":

@@ -62,7 +62,7 @@ class _Answer(NamedTuple):
 
     status: int
     detail: str = ""
-    """Instead of the error's own text, which may tell a stranger too much; "" for its own."""
+    """Instead of the error's text, which may say too much to a stranger; "" for the error's text."""
     headers: Mapping[str, str] = {}
 
 

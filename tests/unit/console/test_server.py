@@ -2,15 +2,19 @@
 
 import http.client
 import json
+import os
+import signal
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import structlog
 
-from fraudscale.config import SettingsError
+from fraudscale.config import ConsoleSettings, LocalSettings, LogSettings, SettingsError
 from fraudscale.console import server, upstream
 from fraudscale.console.upstream import Prometheus
 
@@ -299,3 +303,47 @@ def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path):
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=rf"CONSOLE_PORT={port}: can't listen"):
             made(tmp_path, Prometheus("http://127.0.0.1:1"), port)
+
+
+@pytest.fixture
+def _restore_logging():
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("_restore_logging")
+def test_the_console_answers_until_a_signal_and_closes_its_port(tmp_path, capfdbinary):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    answered = []
+
+    def ask_and_signal():
+        # Only once it answers: before, the signal's handler may be the one that ends the process.
+        while not answered:
+            try:
+                answered.append(ask(port, "GET", "/livez")[0])
+            except OSError:
+                time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    asking = threading.Thread(target=ask_and_signal, daemon=True)
+    asking.start()
+    settings = ConsoleSettings(_env_file=None, console_port=port)
+    local = LocalSettings(_env_file=None, fraudscale_home=tmp_path)
+    assert server.run(settings, local, LogSettings(_env_file=None, log_format="json")) == 0
+    asking.join()
+    assert answered == [200]
+    (line,) = capfdbinary.readouterr().out.splitlines()
+    assert json.loads(line)["event"] == "console_started"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), 5)
+
+
+def test_a_dashboard_that_is_missing_is_named_with_its_setting(tmp_path):
+    missing = tmp_path / "missing.json"
+    content = server.Console({}, missing, tmp_path, Prometheus("http://127.0.0.1:1"))
+    running = server.create_server(0, content)
+    running.start()
+    status, _, body = ask(running.port, "GET", "/dashboard.json")
+    running.stop()
+    assert (status, f"DASHBOARD_FILE='{missing}'" in json.loads(body)["detail"]) == (500, True)
