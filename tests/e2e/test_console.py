@@ -96,7 +96,9 @@ def test_replicas_model_and_verdict_are_those_of_the_platform(platform, open_pag
     assert f"Version {status['model']['version']}" in page.inner_text("#model")
     assert "Why: " in page.inner_text("#replicas")
     components = page.locator("#components li").all_inner_texts()
-    assert [text.split()[0] for text in components] == [component["name"] for component in status["components"]]
+    assert [text.split()[0] for text in components] == [
+        component["name"] for component in status["components"]
+    ]
     page.wait_for_function("() => document.querySelector('#status').dataset.tone === 'good'", timeout=60_000)
     assert page.inner_text("#verdict") == "All is well"
     assert page.title().startswith("All is well")

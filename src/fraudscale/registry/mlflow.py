@@ -278,11 +278,11 @@ def _secret(value: SecretStr | None) -> str:
     return value.get_secret_value() if value else ""
 
 
-def _get(settings: ModelSettings, route: str, part: str, **query: str) -> dict[str, Any]:
-    answer = _call(settings, "GET", route, query=query).get(part)
+def _get(settings: ModelSettings, route: str, key: str, **query: str) -> dict[str, Any]:
+    answer = _call(settings, "GET", route, query=query).get(key)
     if not isinstance(answer, dict):
         raise RegistryUnavailable(
-            f"{settings.mlflow_tracking_uri} answers {route} without {part}; is it MLflow?"
+            f"{settings.mlflow_tracking_uri} answers {route} without {key}; is it MLflow?"
         )
     return answer
 
