@@ -183,7 +183,13 @@ def test_a_process_that_did_not_run_for_a_while_calls_no_body_slow(reader):
         held = await slow(made)
         late = Upload(made)
         await asyncio.sleep(0)
-        asyncio.get_running_loop().call_later(0.04, late.send, b"{}")
+        loop = asyncio.get_running_loop()
+
+        def come_in_two_pieces():
+            late.send(b"{", more_body=True)
+            loop.call_soon(late.send, b"}")
+
+        loop.call_later(0.01, come_in_two_pieces)
         time.sleep(0.2)  # noqa: ASYNC251 - the process does not run
         assert await late.read == b"{}"
         assert made.slow == 1
