@@ -187,7 +187,7 @@ class SyntheticTransactions:
         Args:
             start: first instant, with a time zone.
             end: first instant no longer included.
-            rate: payments a second, averaged over whole weeks.
+            rate: payments per second, averaged over whole weeks.
         """
         peak = float(self._intensity.max())
         step = max(1, int(_CHUNK / rate * 1e3))

@@ -5,6 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from fraudscale import cli
@@ -165,6 +166,27 @@ def test_files_are_rendered_with_the_settings(run, monkeypatch):
     assert "Time runs 10 times as fast here." in run("render", "rules", "--time-scale", 10).output
     assert "group_wait: 3s" in run("render", "alertmanager", "--time-scale", 10).output
     assert json.loads(run("render", "dashboard").output)["links"][0]["url"] == "https://wiki/rb/README.md"
+
+
+def test_alerts_go_to_slack_and_what_is_critical_to_mail_too(run, monkeypatch):
+    for name, value in {
+        "ALERT_WEBHOOK_URL": "https://hooks/x",
+        "SMTP_SERVER": "smtp.example.org:587",
+        "SMTP_USERNAME": "us",
+        "SMTP_PASSWORD": "secret",
+        "ALERT_EMAIL": "a@example.org,b@example.org",
+    }.items():
+        monkeypatch.setenv(name, value)
+    config = yaml.safe_load(run("render", "alertmanager").output)
+    receivers = {receiver["name"]: receiver for receiver in config["receivers"]}
+    assert {name for name, ways in receivers.items() if "slack_configs" in ways} == {
+        "critical",
+        "warning",
+        "info",
+    }
+    assert [name for name, ways in receivers.items() if "email_configs" in ways] == ["critical"]
+    (mail,) = receivers["critical"]["email_configs"]
+    assert (mail["from"], mail["auth_password"], mail["send_resolved"]) == ("a@example.org", "secret", True)
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class ShapedArrivals:
 
     shape: Shape
     rate: float
-    """Transactions a second."""
+    """Transactions per second."""
     seconds: float
     even: bool
     """Evenly spaced; else a Poisson process, as independent senders make it."""

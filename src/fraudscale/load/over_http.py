@@ -17,7 +17,7 @@ import httptools
 from fraudscale.errors import FraudscaleError
 from fraudscale.load.measure import Item, Items, Measures, StopRequest
 
-SWEEP_SECONDS: Final = 0.05
+TICK_SECONDS: Final = 0.05
 OPEN_AT_ONCE: Final = 8
 """Connections that may be on their way: more would only wait for the same listener."""
 IDLE_SECONDS: Final = 2.0
@@ -138,8 +138,8 @@ class HttpLoad:
         started(self._start)
         self._pump()
         while self._next is not None or self._busy:
-            await asyncio.sleep(SWEEP_SECONDS)
-            self._sweep(perf_counter())
+            await asyncio.sleep(TICK_SECONDS)
+            self._tick(perf_counter())
         if self._timer:
             self._timer.cancel()
         await asyncio.gather(*self._opening)
@@ -237,7 +237,7 @@ class HttpLoad:
             self._measures.failed(self._next.due, kind)
             self._next = next(self._items, None)
 
-    def _sweep(self, now: float) -> None:
+    def _tick(self, now: float) -> None:
         """Give up requests that take too long; end the sending at a stop, and long after the schedule's end."""
         at = now - self._start
         if self._stop.asked and self._next is not None:

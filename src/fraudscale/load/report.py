@@ -51,7 +51,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What came of it. Rates are a second, latencies are those of `ok`, counted from the intended send time."""
+    """What came of it. Rates are per second, latencies are those of `ok`, counted from the intended send time."""
 
     run: Run
     offered_rate: float

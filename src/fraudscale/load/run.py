@@ -46,7 +46,7 @@ class LoadTest:
     target: HttpTarget
     """For HTTP."""
     rate: float | None = None
-    """Transactions a second; `shapes` says what a shape makes of it."""
+    """Transactions per second; `arrivals` says what a shape makes of it."""
     shape: Shape | None = None
     seconds: float | None = None
     even: bool = False

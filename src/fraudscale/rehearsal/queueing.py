@@ -36,7 +36,7 @@ class Service:
 
     cpu_ms_per_request: float = 1.0
     pod_cpu_m: float | None = None
-    """Milli-cores that a pod can use at most. None: a core (a replica's door is one thread), or its request if larger."""
+    """Milli-cores that a pod can use at most. None: a core (a replica's endpoint is one thread), or its request if larger."""
 
     def capacity(self, request_m: float) -> float:
         return self.pod_cpu_m or max(CORE_M, request_m)

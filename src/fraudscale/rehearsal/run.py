@@ -41,7 +41,7 @@ class InvalidRehearsal(InputError):
 
 @dataclass(frozen=True)
 class RehearsalResult:
-    """One entry an HPA, in the request's order."""
+    """One entry per HPA, in the request's order."""
 
     rehearsals: list[Rehearsal]
     estimates: list[LatencyEstimate]

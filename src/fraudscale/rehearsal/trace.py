@@ -83,7 +83,7 @@ class Cost(msgspec.Struct, frozen=True):
     """What turns a load of requests into one of CPU and memory."""
 
     cpu_ms_per_request: float | None = None
-    """One request a second that costs 1 ms uses 1m."""
+    """One request per second that costs 1 ms uses 1m."""
     memory_mi: float = 0.0
     """Of a pod, where the load doesn't tell."""
 

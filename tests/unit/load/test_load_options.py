@@ -29,7 +29,7 @@ HERE = HttpTarget("http://127.0.0.1:8000")
         ({"picture": Path("/no/such/folder/run.png")}, "its folder does not exist"),
     ],
 )
-def test_a_bad_order_says_what_to_change(wrong, message):
+def test_a_bad_load_test_says_what_to_change(wrong, message):
     with pytest.raises(InvalidLoadTest, match=message):
         LoadTest(**{"over": "http", "target": HERE} | wrong).check()
 
@@ -39,6 +39,6 @@ def test_zero_is_not_taken_for_unsaid():
         LoadTest("http", HERE, seconds=0.0).check()
 
 
-def test_a_good_order_passes(tmp_path):
+def test_a_good_load_test_passes(tmp_path):
     LoadTest("kafka", HERE, rate=2000, shape=Shape.SPIKE, seconds=60, picture=tmp_path / "a.png").check()
     LoadTest("http", HttpTarget("http://localhost", "127.0.0.2"), replay=Path("x.csv"), speed=10).check()
