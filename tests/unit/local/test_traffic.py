@@ -1,10 +1,15 @@
 """Sample traffic: an even pace without drift, valid transactions, errors that are told once."""
 
+import os
+import signal
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from fraudscale.config import KafkaSettings, LogSettings
+from fraudscale.local import traffic
 from fraudscale.local.traffic import CATCH_UP_SECONDS, Pace, PredictSender, SampleSource, SteadySender
 from fraudscale.net import NoAnswer
 from fraudscale.scoring import codec
@@ -126,3 +131,36 @@ def test_a_sender_sends_until_it_is_to_stop(source):
 
     SteadySender("http", send, Log()).run(source, 1000, stop)
     assert len(sent) == 5
+
+
+class Topic:
+    """A sender to Kafka that keeps what it was given."""
+
+    def __init__(self, *_):
+        self.sent, self.closed = [], False
+        Topic.made = self
+
+    def send(self, topic, key, value):
+        self.sent.append((topic, key, value))
+
+    def close(self, seconds):
+        self.closed = True
+
+
+def test_a_run_sends_over_http_and_kafka_until_a_signal(entry, monkeypatch):
+    monkeypatch.setattr(traffic, "Sender", Topic)
+    monkeypatch.setattr(traffic.logs, "set_up", lambda *_, **__: log)
+    log = Log()
+
+    def stop_soon():
+        while len(entry.posted) < 3 or len(Topic.made.sent) < 3:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop_soon)
+    monkeypatch.setattr(log, "info", lambda *_, **__: stopper.start())
+    assert traffic.run(entry.url, KafkaSettings(kafka_topic="t"), LogSettings()) == 0
+    stopper.join()
+    assert Topic.made.closed
+    topic, key, value = Topic.made.sent[0]
+    assert (topic, codec.decode_transaction(value).transaction_id) == ("t", key)

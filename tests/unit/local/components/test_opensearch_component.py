@@ -1,8 +1,15 @@
 import json
+import os
+import signal
+import sys
+from pathlib import Path
+from unittest.mock import MagicMock
 
+import msgspec
+import pytest
 from blueprints import named
 
-from fraudscale.local.components import assembly, prometheus
+from fraudscale.local.components import assembly, opensearch, prometheus
 
 
 def test_no_log_leaves_its_file_where_that_is_not_wanted(blueprint):
@@ -36,3 +43,37 @@ def test_opensearch_listens_on_this_machine_only_and_its_heap_is_bounded(with_lo
     assert node["settings"]["http.port"] == str(b.ports.opensearch)
     assert {"-Xmx256m", "-Xms256m"} <= set(node["options"])
     assert node["settings"]["path.data"].startswith(str(b.data))
+
+
+@pytest.fixture
+def node(with_logs, monkeypatch):
+    """What OpenSearch is started with, and a Java that is not there."""
+    monkeypatch.setitem(sys.modules, "jpype", MagicMock())
+    b = with_logs()
+    return msgspec.json.decode(assembly.files(b)[b.run / "opensearch.json"], type=opensearch.Node)
+
+
+def test_opensearch_starts_in_this_process_with_its_settings(node):
+    java = sys.modules["jpype"]
+    started = opensearch.start(node)
+    started.start.assert_called_once_with()
+    java.startJVM.assert_called_once_with(
+        *node.options, jvmpath="/t/libjvm.so", classpath=["/t/opensearch/*"], convertStrings=False
+    )
+    put = java.JClass.return_value.builder.return_value.put
+    assert {call.args for call in put.call_args_list} == set(node.settings.items())
+
+
+def test_opensearch_runs_until_a_signal_and_is_closed(node, tmp_path, monkeypatch):
+    running = MagicMock()
+
+    def start(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return running
+
+    monkeypatch.setattr(opensearch, "start", start)
+    file = tmp_path / "opensearch.json"
+    file.write_bytes(msgspec.json.encode(node))
+    assert opensearch.main(file) == 0
+    running.close.assert_called_once_with()
+    assert Path(node.config).is_dir()

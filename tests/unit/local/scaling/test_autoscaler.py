@@ -1,7 +1,10 @@
 """The autoscaler against a status file, process readings and a clock that the test sets: no process, no second is spent."""
 
+import os
+import signal
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import MagicMock
 
 import msgspec
 import pytest
@@ -10,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from fraudscale.config import LocalSettings
-from fraudscale.local.scaling import manifests, scale_file
+from fraudscale.config import KafkaSettings, LocalSettings, LogSettings, MetricsSettings
+from fraudscale.local.scaling import autoscaler, manifests, scale_file
 from fraudscale.local.scaling.autoscaler import Autoscaler, SyncSchedule
 from fraudscale.local.scaling.usage import Clock, Reading
 from fraudscale.local.supervisor import state
@@ -321,3 +324,25 @@ def test_an_autoscaler_that_hangs_is_not_ready():
     assert schedule.late(last) is None
     clock.pass_(1)
     assert schedule.late(last) == "no sync for 46 s"
+
+
+def test_a_run_syncs_until_a_signal_and_stops_what_it_started(tmp_path, monkeypatch):
+    server, reporter, log = MagicMock(), MagicMock(), MagicMock()
+    for name, fake in (
+        ("OpsServer", server),
+        ("LagReporter", reporter),
+        ("BrokerLink", MagicMock()),
+        ("Watermarks", MagicMock()),
+    ):
+        monkeypatch.setattr(autoscaler, name, lambda *_, it=fake, **__: it)
+    monkeypatch.setattr(autoscaler.logs, "set_up", lambda *_, **__: log)
+    monkeypatch.setattr(autoscaler, "SYNC_SECONDS", 1.0)
+    log.warning.side_effect = lambda *_, **__: os.kill(
+        os.getpid(), signal.SIGTERM
+    )  # nobody wrote a status: that is told
+    local = LocalSettings(fraudscale_home=tmp_path, time_scale=20)
+    assert autoscaler.run(local, MetricsSettings(), KafkaSettings(), LogSettings()) == 0
+    assert log.warning.call_args.args == ("scale_unknown",)
+    for one in (server, reporter):
+        one.start.assert_called_once_with()
+        one.stop.assert_called_once_with()
