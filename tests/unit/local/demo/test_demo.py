@@ -1,16 +1,19 @@
 """What a scaling demonstration says of a run; the run itself is in tests/e2e."""
 
 import json
+import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 from msgspec import structs
 from test_comparison import ROOT, SCALING, UP_AND_DOWN, run_of, syncs_of
 
 from fraudscale.config import LocalSettings
 from fraudscale.load.history import Points
-from fraudscale.local.demo import comparison
+from fraudscale.local.demo import comparison, scaling
 from fraudscale.local.demo import picture as demo_picture
 from fraudscale.local.demo.scaling import Command, Demo, DemoFailed, Outcome, Seen, Sent, as_text, judge, run
 from fraudscale.local.supervisor import state
@@ -171,3 +174,102 @@ def test_a_part_that_ends_by_itself_ends_the_demonstration(demo, tmp_path):
         with pytest.raises(DemoFailed, match=r"load ended by itself with exit code 2; see .*load\.log"):
             demo._until(lambda: False, 60)
     assert "pigeon" in log.read_text()
+
+
+class LoadReport(msgspec.Struct):
+    """What the demonstration reads of a load's report."""
+
+    achieved_rate: float = 30.0
+    sent: int = 100
+    ok: int = 100
+    errors: dict[str, int] = {}
+    missing: int = 0
+    duplicates: int = 0
+
+
+class Played:
+    """Stands for a command: entered and left; a load leaves its report."""
+
+    def __init__(self, name, arguments, log, env):
+        self.name, self.log, self.env, self.state = name, log, env, "made"
+        self.saved = [argument.partition("=")[2] for argument in arguments if argument.startswith("--save=")]
+
+    def __enter__(self):
+        self.state = "runs"
+        return self
+
+    def __exit__(self, *_):
+        self.state = "stopped"
+        for path in self.saved:
+            Path(path).write_bytes(msgspec.json.encode(LoadReport()))
+
+    def check(self):
+        pass
+
+
+@pytest.fixture
+def played(demo, monkeypatch):
+    """The demonstration with commands that do nothing; `conditions` answers each wait, in turn."""
+    made, conditions = [], []
+
+    def make(*arguments):
+        made.append(Played(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(scaling, "Command", make)
+    monkeypatch.setattr(scaling, "Report", LoadReport)
+    monkeypatch.setattr(scaling.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(demo, "_until", lambda *_: conditions.pop(0))
+    syncs_of(demo._home / "logs", TICKS)
+    return SimpleNamespace(demo=demo, made=made, conditions=conditions)
+
+
+def test_the_load_goes_up_and_down_between_two_rests_and_all_is_stopped(played, monkeypatch):
+    asked = []
+    monkeypatch.setattr(scaling.running, "find", lambda _: SimpleNamespace(prometheus="http://p"))
+    monkeypatch.setattr(scaling, "series", lambda at, query, *_: asked.append(query) or ([1.0], [4.0]))
+    played.conditions[:] = [True, True, True, True]
+    syncs, sent, seen = played.demo.run()
+    assert len(syncs) == played.demo._rest_syncs
+    assert [one.sender for one in sent] == ["kafka", "http-beside", "kafka-beside"]
+    assert all(one.whole for one in sent)
+    assert (len(asked), seen.scored.values) == (3, [4.0])
+    assert [one.state for one in played.made] == ["stopped"] * 4
+    assert played.made[0].env["TRAFFIC"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "message"),
+    [([False], "was not ready within 600 s"), ([True, False], "does not rest at 4 replicas")],
+)
+def test_a_platform_that_does_not_come_to_rest_ends_the_demonstration(played, conditions, message):
+    played.conditions[:] = conditions
+    with pytest.raises(DemoFailed, match=message):
+        played.demo.run()
+    assert [one.state for one in played.made] == ["stopped"]
+
+
+def test_a_wait_ends_when_its_condition_holds_or_its_time_is_over(demo):
+    answers = iter([False, True])
+    assert demo._until(lambda: next(answers), 10)
+    assert not demo._until(lambda: False, 0.1)
+
+
+def test_a_load_without_a_report_ends_the_demonstration(demo):
+    with pytest.raises(DemoFailed, match=r"the load kafka left no report .*; see load\.log"):
+        demo._sent(Played("kafka", (), Path("load.log"), {}))
+
+
+def test_a_command_that_does_not_heed_ctrl_c_is_killed(tmp_path, monkeypatch):
+    script = ["/bin/sh", "-c", "trap '' INT; echo deaf; exec sleep 60"]
+    start = scaling.subprocess.Popen
+    monkeypatch.setattr(scaling.subprocess, "Popen", lambda _, **options: start(script, **options))
+    monkeypatch.setattr(scaling, "STOP_SECONDS", 0.2)
+    log = tmp_path / "log"
+    with Command("deaf", (), log, {}) as deaf:
+        deadline = time.monotonic() + 20
+        while "deaf" not in log.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        deaf.check()
+    assert deaf._process.returncode == -9
