@@ -3,12 +3,20 @@
 import re
 from datetime import UTC, datetime
 
+import pytest
 import structlog
 from scored_records import record
 from structlog.testing import capture_logs
 
 from fraudscale.kafka.client import MAX_RECORD_BYTES
-from fraudscale.kafka.dead_letters import LONGEST_DETAIL, DeadLetter, DeadLetterLog, record_of
+from fraudscale.kafka.dead_letters import (
+    LARGEST_DEAD_LETTER,
+    LONGEST_DETAIL,
+    DeadLetter,
+    DeadLetterLog,
+    record_of,
+)
+from fraudscale.kafka.messages import Record
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
@@ -69,3 +77,17 @@ def test_dead_letters_are_logged_together_and_seldom():
         log.flush()
     assert [line["count"] for line in lines] == [1, 6]
     assert lines[0]["first_source"] == "in/0/0"
+
+
+@pytest.mark.parametrize("grown", ["key", "headers"])
+def test_key_and_headers_count_for_the_size_of_a_dead_letter(grown):
+    half = LARGEST_DEAD_LETTER // 2
+    more = (
+        {"key": b"k" * (half + 1), "headers": ()}
+        if grown == "key"
+        else {"key": b"k", "headers": [("x", b"h" * half)]}
+    )
+    large = Record("in", 0, 0, more["key"], b"v" * half, more["headers"], 0)
+    assert record_of(DeadLetter(large, "validation", "", ""), "dead", NOW).value is None
+    small = Record("in", 0, 0, b"k", b"v" * half, (), 0)
+    assert record_of(DeadLetter(small, "validation", "", ""), "dead", NOW).value == small.value

@@ -107,3 +107,33 @@ def test_a_report_that_fails_in_an_odd_way_takes_the_figures_away_and_the_next_o
         reporter._run()
     assert seen == [{}, {("in", "g"): 11}, {}]
     assert values(counts.queue_length) == {("in", "g"): 11}
+
+
+@pytest.mark.parametrize(("took", "rest"), [(0.5, 1.5), (5.0, 0.0)])
+def test_reports_are_made_at_their_interval_however_long_one_takes(monkeypatch, took, rest):
+    reporter, _ = reporter_of(WAITING)
+    clock, waits = iter([10.0, 10.0 + took]), []
+    monkeypatch.setattr("fraudscale.kafka.lag.monotonic", lambda: next(clock))
+
+    def wait(seconds):
+        waits.append(seconds)
+        reporter._stopping = True
+
+    reporter._changed.wait = wait
+    reporter._run()
+    assert waits == [rest]
+
+
+def test_a_reporter_that_is_stopped_does_not_wait():
+    reporter, _ = reporter_of(WAITING)
+    reporter.report = lambda: setattr(reporter, "_stopping", True)
+    reporter._changed.wait = lambda _: pytest.fail("it waited")
+    reporter._run()
+
+
+def test_a_reporter_begins_and_ends_with_its_thread():
+    reporter, counts = reporter_of(WAITING)
+    reporter.start()
+    reporter.stop()
+    assert not reporter._thread.is_alive()
+    assert values(counts.queue_length) in ({}, {("in", "g"): 11})

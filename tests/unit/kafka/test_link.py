@@ -1,8 +1,11 @@
 """How the broker's absence is told."""
 
+import logging
+
 import structlog
 from structlog.testing import capture_logs
 
+from fraudscale.kafka import client
 from fraudscale.kafka.client import BrokerLink
 
 
@@ -13,3 +16,13 @@ def test_a_link_tells_changes_only():
             change()
     assert [line["event"] for line in lines] == ["broker_unavailable", "broker_back"]
     assert lines[0]["reason"] == "a"
+
+
+def test_a_line_of_the_client_library_is_logged_once_for_each_kind():
+    kept = client._ClientLog()
+
+    def record(*arguments):
+        return logging.LogRecord("kafka.client", logging.WARNING, "", 0, "%s %s", arguments, None)
+
+    lines = [record("FAIL", 1), record("FAIL", 2), record("ERROR", 1)]
+    assert [kept.filter(line) for line in lines] == [True, False, True]

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 import pytest
 import structlog
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
+from fake_clients import failure
 from structlog.testing import capture_logs
 
 from fraudscale.config import KafkaSettings
@@ -279,3 +280,131 @@ def test_a_protocol_is_told_when_it_changes(monkeypatch):
     with capture_logs() as lines:
         assert [pipe._choose_protocol() for _ in range(3)] == ["consumer", "consumer", "classic"]
     assert [line["protocol"] for line in lines] == ["consumer", "classic"]
+
+
+# --- how large a batch grows
+
+
+def test_a_batch_is_no_larger_than_it_may_be_in_records():
+    consumer = FakeConsumer([FakeMessage(0, i) for i in range(20)])
+    assert len(pipe_on(consumer, {0}).read(7, 0.5).records) == 7
+
+
+def test_a_batch_is_full_when_its_values_are_large(monkeypatch):
+    monkeypatch.setattr(pipe_module, "BATCH_BYTES", 5)
+    monkeypatch.setattr(pipe_module, "CHUNK_RECORDS", 2)
+    consumer = FakeConsumer([FakeMessage(0, i) for i in range(20)])
+    assert len(pipe_on(consumer, {0}).read(100, 0.5).records) == 5, "1, then 2 at once; each is one byte"
+
+
+def test_a_silent_topic_is_waited_for_and_the_rest_of_a_batch_hardly():
+    waits = []
+    consumer = FakeConsumer([FakeMessage(0, i) for i in range(3)])
+    consume = consumer.consume
+    consumer.consume = lambda count, seconds: (waits.append((count, seconds)), consume(count, seconds))[1]
+    pipe_on(consumer, {0}).read(100, 0.25)
+    assert waits == [(1, 0.25), (99, pipe_module.LINGER_SECONDS)]
+
+
+def test_while_a_batch_commits_the_next_one_grows_in_steps():
+    waits = []
+    consumer = FakeConsumer([])
+    pipe = pipe_on(consumer, {0})
+    pipe._delivery._in_flight = delivery._InFlight(1, lambda: None, float("inf"), Future())
+    consume = consumer.consume
+    consumer.consume = lambda count, seconds: (waits.append((count, seconds)), consume(count, seconds))[1]
+    pipe.read(100, 0)
+    assert waits == [(100, pipe_module.STEP_SECONDS)]
+
+
+# --- when the broker is gone
+
+
+def test_a_broker_that_grants_nothing_is_told_as_gone_and_asked_again(monkeypatch):
+    pipe = pipe_on(None, set())
+    monkeypatch.setattr(pipe, "_choose_protocol", lambda: "classic")
+
+    def refuse():
+        raise failure(KafkaError._TIMED_OUT, retriable=True)
+
+    monkeypatch.setattr(pipe._delivery, "ask_for_id", refuse)
+    with capture_logs() as lines:
+        assert pipe.read(10, 0).records == []
+        assert pipe.read(10, 0).records == []
+    assert [line["event"] for line in lines] == ["broker_unavailable"]
+
+
+def test_without_any_position_time_passes_within_the_group():
+    consumer = FakeConsumer([FakeMessage(1, 7)])
+    pipe = pipe_on(consumer, {0, 1})
+    consumer.unstable = {0, 1}
+    with capture_logs():
+        pipe._pause({0, 1})
+        consumer.paused = set()
+        assert pipe.read(10, 0).records == []
+    assert consumer.paused == {1}, "what came although it was paused is read again from the group's commit"
+
+
+def test_leftovers_that_can_not_be_aborted_keep_partitions_paused(monkeypatch):
+    consumer = FakeConsumer([])
+    pipe = pipe_on(consumer, {0})
+
+    def fail(group):
+        raise failure(KafkaError._STATE)
+
+    monkeypatch.setattr(pipe._delivery, "abort_leftovers", fail)
+    with capture_logs() as lines:
+        pipe._pause({0})
+        pipe.read(10, 0)
+    assert (consumer.sought, consumer.paused) == ([], {0})
+    assert [line["event"] for line in lines] == ["kafka_error"]
+
+
+def test_a_batch_that_is_not_delivered_takes_all_positions_with_it(monkeypatch):
+    consumer = FakeConsumer([])
+    pipe = pipe_on(consumer, {0, 1})
+
+    def fail(*_):
+        raise NotDelivered("no")
+
+    monkeypatch.setattr(pipe._delivery, "begin", fail)
+    with pytest.raises(NotDelivered):
+        pipe.deliver(Batch([record(5)], 0.0), [])
+    assert consumer.paused == {0, 1}
+
+
+def test_a_batch_goes_on_where_its_partitions_do(monkeypatch):
+    pipe, seen = pipe_on(FakeConsumer([]), {0, 1}), []
+    monkeypatch.setattr(pipe._delivery, "begin", lambda *details: seen.append(details))
+    pipe.deliver(Batch([record(5), record(9, partition=1), record(6)], 0.0), ["out"])
+    ((count, outputs, offsets, _, _),) = seen
+    assert (count, outputs) == (3, ["out"])
+    assert [(p.partition, p.offset) for p in offsets] == [(0, 7), (1, 10)]
+
+
+def test_a_member_reads_what_is_committed_and_commits_nothing_itself(monkeypatch):
+    made = []
+    monkeypatch.setattr(pipe_module, "Consumer", made.append)
+    for protocol in ("classic", "consumer"):
+        pipe_module._consumer(KafkaSettings(), "name", protocol)
+    for config in made:
+        assert (config["isolation.level"], config["enable.auto.commit"]) == ("read_committed", False)
+    assert "session.timeout.ms" in made[0]
+    assert "session.timeout.ms" not in made[1], "there the broker decides"
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_a_client_that_raises_is_replaced(paused):
+    consumer = FakeConsumer([])
+
+    def fail(count, seconds):
+        raise failure(KafkaError._STATE)
+
+    consumer.consume = fail
+    consumer.unstable = {0}
+    pipe = pipe_on(consumer, {0})
+    with capture_logs():
+        if paused:
+            pipe._pause({0})
+        assert pipe.read(10, 0).records == []
+    assert (consumer.closed, pipe._consumer) == (True, None)

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fraudscale.config import KafkaSettings
+from fraudscale.kafka import replay as replay_module
 from fraudscale.kafka.messages import Record
 from fraudscale.kafka.replay import (
     LONGEST_METADATA,
@@ -254,3 +256,46 @@ def test_the_answer_for_scripts_has_every_count():
     answer = json.loads(as_json(ReplayResult("in.dead-letter", dry_run=False, sent=2)))
     assert answer["left"] == {"filtered": 0, "failed_again": 0, "foreign": 0, "too_large": 0}
     assert (answer["sent"], "letters" in answer) == (2, False)
+
+
+def test_the_largest_metadata_that_a_broker_keeps_are_kept(monkeypatch):
+    position = ReplayPosition(0, 0b1010)
+    monkeypatch.setattr("fraudscale.kafka.replay.LONGEST_METADATA", len(position.dump()))
+    position.dump()
+    monkeypatch.setattr("fraudscale.kafka.replay.LONGEST_METADATA", len(position.dump()) - 1)
+    with pytest.raises(PositionFull):
+        position.dump()
+
+
+def test_progress_is_the_share_of_dead_letters_looked_at():
+    shares = []
+    replayer = FakeReplayer([letter(i) for i in range(7)])
+    Replay(replayer, ReplayFilter(), ReplayResult("x", dry_run=False), rate=None, progress=shares.append).run(
+        from_start=False
+    )
+    assert shares == [2 / 8, 4 / 8, 6 / 8, 7 / 8, 1.0]
+
+
+def test_a_rate_is_kept_in_small_transactions(monkeypatch):
+    slept = []
+    monkeypatch.setattr("fraudscale.kafka.replay.time.sleep", slept.append)
+    monkeypatch.setattr("fraudscale.kafka.replay.time.monotonic", lambda: 100.0)
+    replayer = FakeReplayer([letter(i) for i in range(8)])
+    Replay(
+        replayer, ReplayFilter(), ReplayResult("x", dry_run=False), rate=10.0, progress=lambda _: None
+    ).run(from_start=False)
+    assert [len(batch) for batch in replayer.sent[:4]] == [2, 2, 2, 2]
+    assert slept == pytest.approx([0.0, 0.2, 0.4, 0.6])
+
+
+def test_a_run_says_how_long_it_took_and_lets_go(monkeypatch):
+    replayer = FakeReplayer([letter(0)])
+    closed = []
+    replayer.close = lambda: closed.append(True)
+    monkeypatch.setattr(replay_module, "Replayer", lambda *_: replayer)
+    result = ReplayResult("in.dead-letter", dry_run=False, seconds=-1)
+    replay_module.run(
+        KafkaSettings(), ReplayFilter(), from_start=False, rate=None, progress=lambda _: None, result=result
+    )
+    assert (result.sent, closed) == (1, [True])
+    assert 0 <= result.seconds < 5

@@ -173,3 +173,65 @@ def test_a_log_that_nobody_reads_does_not_hold_a_forced_stop_up(codes, monkeypat
     ForcedStop(Stoppable(), Stoppable(), 8, log).again(2)
     read.set()
     assert codes == [1]
+
+
+# --- from batch to batch
+
+
+def test_what_was_delivered_is_counted_by_topic(loop):
+    worker, _ = loop(FakePipe(Batch([record(0), record(1, b"{"), record(2)], 0.0)))
+    with capture_logs():
+        worker.step()
+    assert (worker._scored.value, worker._dead_lettered.value) == (2, 1)
+
+
+def test_attempts_are_further_and_further_apart_until_one_succeeds(loop, monkeypatch):
+    monkeypatch.setattr("fraudscale.kafka.worker.BACK_OFF_SECONDS", (0.0, 0.01, 0.02))
+    batches = [Batch([record(0)], 0.0)] * 6
+    worker, _ = loop(FakePipe(*batches, fails=4))
+    with capture_logs() as lines:
+        for _ in range(5):
+            worker.step()
+        worker._pipe.fails = 1
+        worker.step()
+    waits = [
+        (line["attempt"], line["retry_seconds"]) for line in lines if line["event"] == "batch_not_delivered"
+    ]
+    assert waits == [(1, 0.0), (2, 0.01), (3, 0.02), (4, 0.02), (1, 0.0)]
+
+
+def test_a_worker_with_a_model_works_until_it_is_stopped_and_finishes_what_is_in_flight(loop):
+    class Ready(FakeScorer):
+        lineup = object()
+
+    class Stopping(FakePipe):
+        def read(self, *limits):
+            if len(self.batches) == 1:
+                worker.stop()
+            return super().read(*limits)
+
+        def finish(self):
+            raise NotDelivered("too late")
+
+    pipe = Stopping(Batch([record(0, b"{")], 0.0), Batch([record(1)], 0.0), Batch([record(2)], 0.0))
+    worker, _ = loop(pipe, Ready)
+    with capture_logs() as lines:
+        worker.run()
+    assert len(pipe.delivered) == 3
+    events = [line["event"] for line in lines]
+    assert events[0] == "stream_started"
+    assert events.count("batch_not_delivered") == 1
+    assert events.count("dead_lettered") == 1
+
+
+@pytest.mark.parametrize(("answers", "works"), [([0.5], True), ([], False), (ZeroDivisionError(), False)])
+def test_a_model_works_if_it_scores_an_ordinary_transaction(loop, answers, works):
+    def probabilities(transactions):
+        if isinstance(answers, Exception):
+            raise answers
+        return answers
+
+    scorer = FakeScorer()
+    scorer.lineup = SimpleNamespace(champion=SimpleNamespace(probabilities=probabilities))
+    assert loop(FakePipe(), scorer)[0]._model_works() is works
+    assert loop(FakePipe())[0]._model_works() is False, "without a model none works"

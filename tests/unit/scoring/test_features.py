@@ -124,3 +124,25 @@ def test_usual_amounts_are_medians_and_fall_back_to_the_overall_one():
 def test_categories_without_other_are_refused():
     with pytest.raises(ValueError, match="other"):
         Featurizer(("grocery",), (1.0,))
+
+
+def test_the_week_has_no_edge_and_seven_days():
+    days = [(row["day_sin"], row["day_cos"]) for row in (features(day_of_week=day) for day in range(7))]
+    steps = [math.dist(days[day], days[(day + 1) % 7]) for day in range(7)]
+    assert steps == pytest.approx([2 * math.sin(math.pi / 7)] * 7, rel=1e-6)
+    assert len(set(days)) == 7
+
+
+@pytest.mark.parametrize("balance", [1e300, -1e300])
+def test_a_balance_beyond_a_float32_is_the_largest_of_its_sign(balance):
+    largest = float(np.finfo(np.float32).max)
+    assert features(account_balance=balance)["account_balance"] == math.copysign(largest, balance)
+
+
+def test_a_balance_within_a_float32_is_itself():
+    assert features(account_balance=-3e38)["account_balance"] == pytest.approx(-3e38)
+
+
+def test_each_category_needs_its_usual_amount():
+    with pytest.raises(ValueError, match="2 categories, but 1 usual"):
+        Featurizer(("grocery", "other"), (1.0,))

@@ -127,3 +127,66 @@ def test_the_engine_uses_no_thread_beside_the_callers(artifact):
         [sys.executable, "-c", code, str(artifact)], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "0"
+
+
+def rewrite_golden(folder, **changes):
+    with np.load(folder / model.GOLDEN_FILE) as golden:
+        content = {"rows": golden["rows"], "probabilities": golden["probabilities"]}
+    np.savez_compressed(folder / model.GOLDEN_FILE, **(content | changes))
+    rewrite(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rows": np.zeros((64, len(FEATURES)), dtype=np.float64)},
+        {"rows": np.zeros((63, len(FEATURES)), dtype=np.float32)},
+        {"rows": np.zeros((0, len(FEATURES)), dtype=np.float32), "probabilities": np.zeros(0)},
+    ],
+    ids=["doubles", "a row less", "none"],
+)
+def test_golden_rows_of_another_shape_prove_nothing(artifact, changes):
+    rewrite_golden(artifact, **changes)
+    with pytest.raises(ModelRejected, match=r"holds rows of shape"):
+        load(artifact)
+
+
+@pytest.mark.parametrize("ours", [0.0, 2e-7])
+def test_a_probability_at_the_threshold_is_fraud_for_both(artifact, ours):
+    """Equal to the threshold on one side, just below it on the other: the decisions differ."""
+    with np.load(artifact / model.GOLDEN_FILE) as golden:
+        rows = golden["rows"]
+    probabilities = load(artifact)._engine(rows).astype(np.float64)
+    threshold = float(probabilities[0] + ours)
+    probabilities[0] += 2e-7 if ours else -2e-7
+    rewrite_golden(artifact, probabilities=probabilities)
+    rewrite(artifact, threshold=threshold)
+    with pytest.raises(ModelRejected, match="decides 1 of 64"):
+        load(artifact)
+
+
+def test_golden_answers_that_meet_the_threshold_exactly_decide_alike(artifact):
+    with np.load(artifact / model.GOLDEN_FILE) as golden:
+        rows = golden["rows"]
+    probabilities = load(artifact)._engine(rows).astype(np.float64)
+    rewrite_golden(artifact, probabilities=probabilities)
+    rewrite(artifact, threshold=float(probabilities[0]))
+    load(artifact)
+
+
+def test_a_manifest_that_is_no_json_is_refused():
+    with pytest.raises(ModelRejected, match=r"manifest\.json can't be read"):
+        model.read_manifest(b"{")
+
+
+def test_an_artifact_without_its_engine_is_refused(artifact):
+    content = (artifact / model.MANIFEST).read_bytes()
+    with pytest.raises(ModelRejected, match=r"lacks model\.onnx"):
+        model.build(content, {model.GOLDEN_FILE: b""}, version="1", alias="a")
+
+
+def test_an_engine_that_is_no_onnx_is_refused(artifact):
+    (artifact / model.ENGINE_FILE).write_bytes(b"no onnx")
+    rewrite(artifact)
+    with pytest.raises(ModelRejected, match="can't be loaded"):
+        load(artifact)

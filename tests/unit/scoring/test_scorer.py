@@ -205,3 +205,21 @@ def test_a_sample_of_predictions_is_logged(make_artifact, tmp_path, metrics, cap
     scorer.install(load(make_artifact, tmp_path))
     score(scorer, *[DAY] * 1000)
     assert 30 < len(capfdbinary.readouterr().out.splitlines()) < 250
+
+
+def test_frauds_and_the_others_are_counted_apart(scorer, make_artifact, tmp_path, value):
+    loaded = load(make_artifact, tmp_path)
+    threshold = sum(loaded.probabilities([NIGHT, DAY])) / 2
+    scorer.install(dataclasses.replace(loaded, manifest=_with_threshold(loaded.manifest, threshold)))
+    score(scorer, NIGHT, DAY, DAY)
+    score(scorer, DAY, DAY)
+    assert value("ml_model_predictions_total", version="1", result="fraud") == 1
+    assert value("ml_model_predictions_total", version="1", result="legitimate") == 4
+
+
+def test_the_processing_time_begins_with_each_call_of_its_own(scorer, make_artifact, tmp_path):
+    scorer.install(load(make_artifact, tmp_path))
+    now = time.perf_counter()
+    early, late = scorer.score([NIGHT, DAY], [now - 2.0, now]).predictions()
+    assert early.processing_time_ms - late.processing_time_ms == pytest.approx(2000)
+    assert 0 < late.processing_time_ms < 1000
