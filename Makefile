@@ -1,7 +1,7 @@
 # The verbs of this repository. `make help` lists them; each does all the set-up that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status doctor demo-scaling test test-full chaos check bench gen picture screenshots sync sync-run
+.PHONY: help up down status doctor demo-scaling test test-unit test-components test-full chaos check bench gen picture screenshots sync sync-run
 
 # uv trusts a list of authorities of its own unless told; the system's list knows a company's too.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
@@ -11,6 +11,8 @@ endif
 # uv from PATH or the user's cache; looked up when a verb needs it, and once.
 uv = $(eval uv := $$(shell scripts/bootstrap.sh))$(if $(uv),$(uv),$(error uv could not be installed, see above))
 run := .venv/bin/
+# Unit tests share nothing; the others share brokers and platforms, which have the machine to themselves.
+side_by_side := --numprocesses logical --maxprocesses 4
 
 help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,25 +32,31 @@ doctor: sync-run ## Examine this machine: versions, tools, ports, memory, disk
 demo-scaling: sync-run ## Load the platform until it goes 4 → 5 → 6 → 5 → 4, and compare with the rehearsal (TIME_SCALE=10: in three minutes)
 	@$(run)fraudscale demo-scaling
 
-test: sync ## Run the unit, integration and e2e tests that are not slow (under 15 minutes)
-	$(run)pytest tests/unit tests/integration tests/e2e -m "not slow"
+test: test-unit test-components ## Run the unit, integration and e2e tests that are not slow (under 10 minutes)
+
+test-unit: sync ## Run the unit tests
+	$(run)pytest tests/unit $(side_by_side)
+
+test-components: sync ## Run the integration and e2e tests that are not slow
+	$(run)pytest tests/integration tests/e2e -m "not slow"
 
 test-full: sync ## Run the slow tests
-	$(run)pytest tests/unit tests/integration tests/e2e -m slow
+	$(run)pytest tests/integration tests/e2e -m slow
 
 chaos: sync ## Kill scorers and brokers for many rounds, and count every record (ROUNDS=40 SEED=… KAFKA=zookeeper)
 	$(run)pytest tests/integration/test_chaos.py -m slow -k "random and $(or $(KAFKA),kraft)" -s --timeout 3600 --rounds $(or $(ROUNDS),40) $(if $(SEED),--seed $(SEED))
 
-check: sync ## Formatting, lint, types, layers, coverage of hpa, and that lock and generated files are current
+check: sync ## Formatting, lint, types, layers, that lock and generated files are current, and what the unit tests cover
 	$(run)ruff format --check
 	$(run)ruff check
 	$(run)mypy
 	$(run)lint-imports --no-cache
 	$(run)python scripts/check_structure.py
-	$(run)pytest tests/unit/hpa -q --cov=fraudscale.hpa --cov-branch --cov-fail-under=100 --cov-report=term:skip-covered
 	$(uv) lock --check
 	$(run)python scripts/generate.py --check
 	$(call requirements) | diff -u requirements.txt - || { echo 'requirements.txt is not current: make gen'; exit 1; }
+	$(run)pytest tests/unit $(side_by_side) --cov --cov-report=
+	$(run)python scripts/check_coverage.py
 
 bench: sync ## Run the benchmarks; tables here, figures in benchmarks/results/
 	@code=0; for file in benchmarks/*.py; do echo "== $$file"; $(run)python $$file || code=1; done; exit $$code

@@ -1,6 +1,7 @@
 """Fixtures that tests of every kind share."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,10 +14,27 @@ from fraudscale.local.install.download import load_libgomp
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
+KINDS = ("unit", "integration", "e2e")
+
 
 def pytest_configure():
     # Before test modules are imported: some of them import LightGBM.
     load_libgomp(LocalSettings.read(), print)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Keep the kinds in their order, whatever pytest-randomly has shuffled, and what needs a quiet machine before the rest.
+
+    So brokers and platforms that a session shares start once, and late.
+    """
+    folder = Path(__file__).parent
+
+    def place(item):
+        kind = item.path.relative_to(folder).parts[0]
+        return KINDS.index(kind), item.get_closest_marker("quiet") is None
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
