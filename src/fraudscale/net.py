@@ -10,11 +10,10 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPResponse
 from time import monotonic
-from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlencode, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -22,7 +21,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
-from urllib3.util import Retry, Timeout
+from urllib3.util import Retry
 
 from fraudscale.errors import FraudscaleError
 
@@ -76,13 +75,11 @@ class StreamedAnswer(NamedTuple):
     """An answer whose body comes in chunks."""
 
     status: int
-    headers: Mapping[str, str]
-    """Names in any case."""
     chunks: Iterator[bytes]
     """Raises NoAnswer where the body breaks off."""
 
 
-class Server:
+class Server(AbstractContextManager["Server", None]):
     """A server at one address: connections are kept open, and may be used from several threads."""
 
     def __init__(
@@ -98,7 +95,8 @@ class Server:
 
         Args:
             address: HOST:PORT or a URL, a path before all paths included; a name and password in it are not sent.
-            seconds: limit of a whole exchange, redirects and body included.
+            seconds: limit of a whole exchange, redirects and body included; only connecting to the host of a redirect
+                may take as long once more.
             headers: of every request; another host that a redirect leads to does not get them.
             most: bytes that an answer may have.
             proxies: whether `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` hold.
@@ -116,22 +114,16 @@ class Server:
             redirect=REDIRECTS,
             remove_headers_on_redirect=Retry.DEFAULT_REMOVE_HEADERS_ON_REDIRECT | self._headers.keys(),
         )
-        proxy = _proxy(url) if proxies else None
-        self._pool = (
-            urllib3.ProxyManager(
-                proxy.geturl(), maxsize=KEPT_OPEN, retries=retries, proxy_headers=_proxy_headers(proxy)
+        if proxies and (proxy := _proxy(url)):
+            credentials = _credentials(urlsplit(proxy))
+            self._pool: urllib3.PoolManager = urllib3.ProxyManager(
+                proxy, maxsize=KEPT_OPEN, retries=retries, proxy_headers=credentials
             )
-            if proxy
-            else urllib3.PoolManager(maxsize=KEPT_OPEN, retries=retries)
-        )
+        else:
+            self._pool = urllib3.PoolManager(maxsize=KEPT_OPEN, retries=retries)
         self._pool.pool_classes_by_scheme = {"http": _Pool, "https": _TlsPool}
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -150,84 +142,69 @@ class Server:
     ) -> Answer:
         """Exchange one request.
 
-        Args:
-            method: such as `GET`.
-            path: below the address, beginning with a slash.
-            query: added to the path; lists give a name several times.
-            body: of the request.
-            headers: beside those of every request.
-            seconds: instead of the server's limit.
+        A path begins with a slash; a list in a query gives its name several times; `headers` come beside those of
+        every request; `seconds` replace the server's limit.
 
         Raises:
             TooLate: no whole answer in time.
             AnswerTooLarge: it has more bytes than are taken.
             NoAnswer: no connection, or one that breaks off.
         """
-        limit = _Limit(seconds or self._seconds)
+        target = path + (f"?{urlencode(query, doseq=True)}" if query else "")
         content = bytearray()
-        with self._answer(limit, method, path, query, body, headers) as answer:
-            for chunk in answer.chunks:
+        with self._response(method, target, seconds or self._seconds, body, headers) as response:
+            while chunk := self._read(response):
                 content += chunk
                 if len(content) > self._most:
                     raise AnswerTooLarge(f"{self.address} answers more than {self._most} bytes to {path}")
-        return Answer(answer.status, answer.headers, bytes(content))
+        return Answer(response.status, response.headers, bytes(content))
 
     @contextmanager
-    def stream(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, Any] | None = None,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        seconds: float | None = None,
-    ) -> Iterator[StreamedAnswer]:
+    def stream(self, method: str, path: str) -> Iterator[StreamedAnswer]:
         """As `ask`, but for a body of any size: the limit of time counts anew for each chunk.
 
         Raises:
             NoAnswer: as `ask`, also while the chunks are read.
         """
-        limit = _Limit(seconds or self._seconds, anew=True)
-        with self._answer(limit, method, path, query, body, headers) as answer:
-            yield answer
+        with self._response(method, path, self._seconds) as response:
+            yield StreamedAnswer(response.status, self._chunks(response))
+
+    def _chunks(self, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+        _begin(self._seconds)
+        while chunk := self._read(response):
+            yield chunk
+            _begin(self._seconds)
 
     @contextmanager
-    def _answer(
+    def _response(
         self,
-        limit: "_Limit",
         method: str,
-        path: str,
-        query: Mapping[str, Any] | None,
-        body: bytes | None,
-        headers: Mapping[str, str] | None,
-    ) -> Iterator[StreamedAnswer]:
-        url = self.address + path + (f"?{urlencode(query, doseq=True)}" if query else "")
+        target: str,
+        seconds: float,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        _begin(seconds)
         with self._named():
             response = self._pool.request(
                 method,
-                url,
+                self.address + target,
                 body=body,
                 headers={**self._headers, **(headers or {})},
-                timeout=limit,
+                timeout=seconds,
                 preload_content=False,
             )
         try:
-            yield StreamedAnswer(response.status, response.headers, self._chunks(response, limit))
+            yield response
         finally:
             # One that was read to its end is in the pool already; another can't be used again.
             response.close()
             response.release_conn()
 
-    def _chunks(self, response: urllib3.BaseHTTPResponse, limit: "_Limit") -> Iterator[bytes]:
-        while True:
-            with self._named():
-                limit.begin_read()
-                # As it comes, whatever `Content-Encoding` says: we ask for none, and digests are of what was sent.
-                chunk = response.read1(CHUNK, decode_content=False)
-            if not chunk:
-                return
-            yield chunk
+    def _read(self, response: urllib3.BaseHTTPResponse) -> bytes:
+        with self._named():
+            # As it comes, whatever `Content-Encoding` says: we ask for none, and digests are of what was sent.
+            return response.read1(CHUNK, decode_content=False)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -244,44 +221,32 @@ def basic_auth(username: str, password: str) -> str:
     return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
 
 
-def _proxy(url: SplitResult) -> SplitResult | None:
+def _proxy(url: SplitResult) -> str | None:
     address = getproxies().get(url.scheme)
     if not address or proxy_bypass(url.hostname or ""):
         return None
-    return urlsplit(address if "://" in address else f"http://{address}")
+    return address if "://" in address else f"http://{address}"
 
 
-def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
+def _credentials(proxy: SplitResult) -> dict[str, str]:
     if proxy.username is None:
         return {}
     return {"Proxy-Authorization": basic_auth(unquote(proxy.username), unquote(proxy.password or ""))}
 
 
-class _Limit(Timeout):
-    """The time of one exchange, over all redirects and waits for bytes."""
+_deadline: Final = threading.local()
+"""`at`: end of the exchange that this thread is in, on the monotonic clock; connections outlive an exchange."""
 
-    now: Final = threading.local()
-    """`until` of the exchange that this thread is in: connections outlive it."""
 
-    def __init__(self, seconds: float, *, anew: bool = False) -> None:
-        super().__init__(total=seconds)
-        self._seconds = seconds
-        self._anew = anew
-        self._until = monotonic() + seconds
-
-    def clone(self) -> Timeout:
-        """Give a request what is left; called before each one, redirected or not."""
-        self.now.until = self._until
-        return Timeout(total=max(0.001, self._until - monotonic()))
-
-    def begin_read(self) -> None:
-        if self._anew:
-            self._until = monotonic() + self._seconds
-        self.now.until = self._until
+def _begin(seconds: float) -> None:
+    _deadline.at = monotonic() + seconds
 
 
 class _Bytes(io.RawIOBase):
-    """What comes from a socket until the limit: a limit for each read would let a slow server hold us for ever."""
+    """What comes from a socket until the deadline.
+
+    urllib3 limits each wait only: a server that sends a byte now and then would hold us for ever, also in a head.
+    """
 
     def __init__(self, connection: socket.socket, raw: io.RawIOBase) -> None:
         self._connection = connection
@@ -291,7 +256,7 @@ class _Bytes(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        if (left := _Limit.now.until - monotonic()) <= 0:
+        if (left := _deadline.at - monotonic()) <= 0:
             raise TimeoutError("timed out")
         self._connection.settimeout(left)
         return self._raw.readinto(buffer)

@@ -89,7 +89,7 @@ def test_a_repository_that_fails_now_and_then_is_asked_again(downloads, reposito
         @contextmanager
         def stream(self, *_, **__):
             status, chunks = next(answers)
-            yield StreamedAnswer(status, {}, iter(chunks))
+            yield StreamedAnswer(status, iter(chunks))
 
     assert maven._get(Shaky("http://maven.example", seconds=1), "org/a/a-1.jar") == b"first"
 
