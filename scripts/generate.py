@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import grafana_dashboard
+import kibana_objects
 import typer
 import yaml
 
 from fraudscale.alerting.rules import RUNBOOKS
-from fraudscale.central_logs import fields, kibana
+from fraudscale.central_logs import fields
 from fraudscale.cli import app
 from fraudscale.config import TOPICS, Settings
 from fraudscale.dashboard import limits
@@ -95,8 +96,9 @@ def metrics_page() -> str:
 
 
 def commands_page() -> str:
-    group = typer.main.get_command(app)
-    shown, hidden = [], []
+    group: Any = typer.main.get_command(app)
+    shown: list[tuple[str, Any]] = []
+    hidden: list[tuple[str, Any]] = []
     for name, command in group.commands.items():
         for place, one in getattr(command, "commands", {"": command}).items():
             (hidden if command.hidden else shown).append((f"{name} {place}".strip(), one))
@@ -207,7 +209,7 @@ FILES: dict[str, Callable[[], str]] = {
     ".env": env_file,
     f"logging/elasticsearch/{fields.LOGS}.json": lambda: _json(fields.logs_template()),
     f"logging/elasticsearch/{fields.DEAD_LOGS}.json": lambda: _json(fields.dead_logs_template()),
-    "logging/kibana/fraudscale.ndjson": kibana.saved_objects,
+    "logging/kibana/fraudscale.ndjson": kibana_objects.saved_objects,
 }
 
 

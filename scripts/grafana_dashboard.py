@@ -10,10 +10,10 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as look
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import QueryEditorMode
+from grafana_panels import ANNOTATIONS, COUNT, ROWS, STEP, Annotation, Panel
 
 from fraudscale.dashboard import render
 from fraudscale.dashboard.limits import Limit
-from fraudscale.dashboard.panels import ANNOTATIONS, COUNT, ROWS, STEP, Annotation, Panel
 
 UID: Final = "ml-model"
 _SOURCE: Final = model.DataSourceRef("prometheus", "${datasource}")
@@ -51,7 +51,7 @@ def build(limits: Mapping[str, Limit], runbooks: str) -> str:
     for row in ROWS:
         whole.with_row(dashboard.Row(row.title).id(next(numbers)))
         for panel in row.panels:
-            whole.with_panel(_drawn(panel).id(next(numbers)))
+            whole.with_panel(_drawn(panel, limits).id(next(numbers)))
     found = json.loads(json.dumps(whole.build(), cls=JSONEncoder))
     for mark, annotation in zip(found["annotations"]["list"], ANNOTATIONS, strict=True):
         # Grafana leaves these to the data source; its types have no name for them.
@@ -64,14 +64,14 @@ def _link(title: str, page: str) -> dashboard.DashboardLink:
     return dashboard.DashboardLink(title).url(f"{page}.md").target_blank(True)
 
 
-def _drawn(panel: Panel) -> stat.Panel | timeseries.Panel:
+def _drawn(panel: Panel, limits: Mapping[str, Limit]) -> stat.Panel | timeseries.Panel:
     drawn = _figure(panel) if panel.kind == "stat" else _lines(panel)
     drawn.title(panel.title).description(panel.about).unit(panel.unit).min(0).datasource(_SOURCE)
     drawn.links([_link(alert, alert) for alert in panel.alerts])
     drawn.thresholds(
         dashboard.ThresholdsConfig()
         .mode(model.ThresholdsMode.ABSOLUTE)
-        .steps([model.Threshold(color="green", value=None)])
+        .steps([model.Threshold(color="green", value=None), *_line(limits.get(panel.limit or ""))])
     )
     if panel.steps and panel.unit == COUNT:
         drawn.decimals(0)
@@ -81,6 +81,11 @@ def _drawn(panel: Panel) -> stat.Panel | timeseries.Panel:
         if query.dashed:
             drawn.override_by_query(ref_id, [_DASHED])
     return drawn
+
+
+def _line(limit: Limit | None) -> list[model.Threshold]:
+    """`render` moves it to the limit of a place."""
+    return [] if limit is None else [model.Threshold(limit.value, render.COLOURS[limit.severity])]
 
 
 def _figure(panel: Panel) -> stat.Panel:

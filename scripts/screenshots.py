@@ -11,7 +11,7 @@ from typing import Any, Final
 from playwright.sync_api import Browser, sync_playwright
 
 from fraudscale.config import LocalSettings
-from fraudscale.local.supervisor import state
+from fraudscale.local import running
 
 IMAGES: Final = Path(__file__).parent.parent / "docs" / "images"
 FLAGS: Final = ("--headless", "--no-sandbox", "--disable-gpu")
@@ -47,7 +47,7 @@ def _whole(page: Any, path: Path) -> None:
 
 def main() -> int:
     chromium = shutil.which("chromium")
-    status = state.examine(LocalSettings.read().fraudscale_home)
+    status = running.examine(LocalSettings.read().fraudscale_home)
     address = next((c.address for c in status.components if c.name == "console"), None)
     if chromium is None or address is None:
         print("needs Chromium on PATH (apt-get install chromium) and a running platform (make up)")

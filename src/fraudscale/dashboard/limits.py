@@ -11,6 +11,9 @@ Severity = Literal["critical", "warning", "info"]
 SLOW: Final = "namespace:http_slow_requests:ratio5m"
 """The recorded share of slow requests. Its limit is in seconds: the edge of the histogram above which one is slow."""
 
+OF_SECONDS: Final = {"HighResponseTime": SLOW}
+"""Alerts on a share, and the limit that panels in seconds show for them."""
+
 _COMPARED: Final = re.compile(r"[^<>=!]>\s*([0-9.]+)")
 _EDGE: Final = re.compile(r'le=~"([0-9.]+)\|')
 

@@ -1,18 +1,16 @@
-"""The committed dashboard with the links and limits of one place; `make gen` writes the file from the table of panels."""
+"""The committed dashboard with the links and limits of one place; `make gen` writes the file."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from fraudscale.dashboard.limits import Limit
-from fraudscale.dashboard.panels import ROWS
+from fraudscale.dashboard.limits import OF_SECONDS, Limit
 
 FILE: Final = Path("monitoring/dashboards/ml-model-dashboard.json")
 """In a checkout."""
 
-_COLOURS: Final = {"critical": "red", "warning": "orange", "info": "blue"}
-_LIMITS: Final = {panel.title: panel.limit for row in ROWS for panel in row.panels if panel.limit}
+COLOURS: Final = {"critical": "red", "warning": "orange", "info": "blue"}
 
 
 def render(limits: Mapping[str, Limit], runbooks: str) -> str:
@@ -36,11 +34,17 @@ def rendered(text: str, limits: Mapping[str, Limit], runbooks: str) -> str:
         for link in holder.get("links", ()):
             link["url"] = f"{runbooks}/{link['url'].rpartition('/')[2]}"
     for panel in panels:
-        if name := _LIMITS.get(panel["title"]):
-            thresholds = panel["fieldConfig"]["defaults"]["thresholds"]
-            thresholds["steps"] = [*thresholds["steps"][:1], *_steps(limits.get(name))]
+        if panel["type"] != "row":
+            _move_line(panel, limits)
     return json.dumps(dashboard, indent=2, ensure_ascii=False) + "\n"
 
 
-def _steps(limit: Limit | None) -> list[dict[str, object]]:
-    return [] if limit is None else [{"color": _COLOURS[limit.severity], "value": limit.value}]
+def _move_line(panel: dict[str, Any], limits: Mapping[str, Limit]) -> None:
+    shown = panel["fieldConfig"]["defaults"]
+    steps = shown["thresholds"]["steps"]
+    if len(steps) == 1:
+        return
+    # A line is the limit of the first alert that the panel links to.
+    alert = panel["links"][0]["title"]
+    limit = limits.get(OF_SECONDS.get(alert, alert) if shown["unit"] == "s" else alert)
+    steps[1:] = [{"color": COLOURS[limit.severity], "value": limit.value}] if limit else []

@@ -4,11 +4,11 @@ import json
 import re
 from pathlib import Path
 
+import kibana_objects
 import pytest
 import yaml
 from fluentd_conf import parse
 
-from fraudscale.central_logs import kibana
 from fraudscale.central_logs.fields import (
     COMMON,
     DEAD_LOGS,
@@ -325,11 +325,11 @@ def test_a_committed_template_is_the_one_of_the_table(name, made):
 
 
 def test_the_committed_saved_objects_are_those_of_the_code():
-    assert (ROOT / "kibana/fraudscale.ndjson").read_text() == kibana.saved_objects()
+    assert (ROOT / "kibana/fraudscale.ndjson").read_text() == kibana_objects.saved_objects()
 
 
 def test_the_dashboard_shows_charts_and_searches_that_do_not_cover_each_other():
-    dashboard = json.loads(kibana.saved_objects().splitlines()[-1])
+    dashboard = json.loads(kibana_objects.saved_objects().splitlines()[-1])
     panels = json.loads(dashboard["attributes"]["panelsJSON"])
     assert [one["panelRefName"] for one in panels] == [one["name"] for one in dashboard["references"]]
     cells = [

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import grafana_panels
 import pytest
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
@@ -12,7 +13,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 import alert_rules
 from dashboards import DASHBOARD, MARKS, PANELS, QUERIES
 from fraudscale import metrics
-from fraudscale.dashboard import limits, panels, render
+from fraudscale.dashboard import limits, render
 
 ROOT = Path(__file__).parents[3]
 EXPORTED = {metric.name: metric for metric in metrics.METRICS}
@@ -143,7 +144,7 @@ def test_links_lead_to_the_runbooks_of_the_place():
 
 def test_slow_is_what_the_rules_call_slow():
     (rule,) = [rule for rule in alert_rules.RULES if rule.get("record") == limits.SLOW]
-    edge = re.search(r'le=~"[^"]+"', panels.OVER)[0]
+    edge = re.search(r'le=~"[^"]+"', grafana_panels.OVER)[0]
     assert edge in rule["expr"]
 
 
