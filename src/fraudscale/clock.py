@@ -17,7 +17,9 @@ def rfc3339(at: datetime, timespec: str = "auto") -> str:
         at: the instant.
         timespec: as `datetime.isoformat`; `seconds` for files that people read.
     """
-    return at.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
+    # each pass of the model asks, with an instant that is in UTC already
+    in_utc = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return in_utc.isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def parse_instant(text: str) -> datetime:

@@ -166,8 +166,9 @@ class BatchTrace:
 
     def mark(self, name: str, started: float, ended: float) -> None:
         """Note a stage that all of them went through together; one trace may have several transactions."""
-        for trace in {*self.traces.values()}:
-            trace.mark(name, started, ended)
+        if self.traces:
+            for trace in {*self.traces.values()}:
+                trace.mark(name, started, ended)
 
     def fail(self, index: int, attributes: Mapping[str, Value]) -> None:
         """Note that a transaction gets no score, and why."""
