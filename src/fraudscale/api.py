@@ -40,16 +40,7 @@ def create_api(
     *,
     draining: Callable[[], bool],
 ) -> FastAPI:
-    """Make the application of one replica.
-
-    Args:
-        scorer: its lineup tells whether the replica is ready, and what `/model` says.
-        micro_batcher: where both `/predict` routes have their transactions scored.
-        model_metrics: counts input that is no transaction.
-        registry: what `/metrics` shows.
-        bodies: reads them, within limits.
-        draining: whether the replica is about to stop, and so is not ready for more.
-    """
+    """Make the application of one replica."""
     app = FastAPI(title="fraudscale", version=__version__, description="Fraud scores for card transactions.")
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _answer_errors(app, model_metrics)

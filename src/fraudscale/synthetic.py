@@ -162,10 +162,7 @@ class SyntheticTransactions:
     def __init__(self, seed: int, *, drifts: Collection[Drift] = ()) -> None:
         """Create the holders; the same seed gives the same ones, whatever drifts.
 
-        Args:
-            seed: of everything random.
-            drifts: changes that are in force all the time; for a change in mid-stream use a second object of the
-                same seed.
+        Drifts are in force all the time; for a change in mid-stream use a second object of the same seed.
         """
         self._random = np.random.default_rng(seed)
         self._drifts = frozenset(drifts)
@@ -184,10 +181,7 @@ class SyntheticTransactions:
     def during(self, start: datetime, end: datetime, rate: float) -> Iterator[LabelledTransaction]:
         """Generate the payments of a period, in order of time, with the cycles of day and week.
 
-        Args:
-            start: first instant, with a time zone.
-            end: first instant no longer included.
-            rate: payments per second, averaged over whole weeks.
+        The instants have a time zone, `end` is not included; `rate` is per second, averaged over whole weeks.
         """
         peak = float(self._intensity.max())
         step = max(1, int(_CHUNK / rate * 1e3))

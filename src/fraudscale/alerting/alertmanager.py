@@ -67,12 +67,7 @@ _COLOUR: Final = '{{ if eq .Status "resolved" }}good{{ else if eq .CommonLabels.
 
 
 def render(settings: AlertSettings, time_scale: float = 1) -> str:
-    """Render the configuration; it holds the webhook's address and the mail server's password.
-
-    Args:
-        settings: whom to tell.
-        time_scale: divides all waits.
-    """
+    """Render the configuration, all waits divided by `time_scale`; it holds the webhook's address and the mail server's password."""
     route = {
         "receiver": "warning",
         "group_by": ["alertname", "namespace", "service"],

@@ -56,12 +56,6 @@ def rendered(text: str, *, runbooks: str, dashboard: str, time_scale: float) -> 
 
     With another time scale than 1, ranges, `for`, `keep_firing_for` and the limit of a waiting time are divided by it, and
     each description says so. Counts and shares stay: so many events are as many at any pace.
-
-    Args:
-        text: the file.
-        runbooks: address of the folder with a page an alert.
-        dashboard: address of the dashboard.
-        time_scale: how many times as fast time runs.
     """
     text = text.replace(RUNBOOKS, runbooks).replace(DASHBOARD, dashboard)
     if time_scale == 1:

@@ -9,14 +9,7 @@ from fraudscale.central_logs.store import IndexSize
 def surplus(
     indices: Iterable[IndexSize], today: date, keep_days: int, keep_bytes: int
 ) -> Iterator[tuple[str, str]]:
-    """Yield the indices to delete, oldest first, each with the reason.
-
-    Args:
-        indices: those of log lines, named by their day.
-        today: of UTC.
-        keep_days: 0 keeps all.
-        keep_bytes: of all together.
-    """
+    """Yield the indices to delete, oldest first, each with the reason; `keep_days` 0 keeps all, `keep_bytes` is of all together."""
     dated = sorted((day, one) for one in indices if (day := _day(one.name)) is not None)
     total = sum(one.bytes for _, one in dated)
     for day, one in dated if keep_days else ():

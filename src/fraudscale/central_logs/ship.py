@@ -69,14 +69,7 @@ class Shipper:
     def __init__(
         self, store: Store, metrics: LogShippingMetrics, log: Logger, wait: Callable[[float], bool]
     ) -> None:
-        """Take the store; nothing is asked of it yet.
-
-        Args:
-            store: where lines go.
-            metrics: what is counted.
-            log: of this process, whose lines are shipped like all others.
-            wait: waits so many seconds; True where the process is to stop.
-        """
+        """Take the store; nothing is asked of it yet. `wait` waits so many seconds, and is True where the process is to stop."""
         self._store = store
         self._metrics = metrics
         self._log = log
@@ -256,13 +249,7 @@ def run(
 ) -> int:
     """Ship the logs of a home folder until SIGTERM or SIGINT; return the exit code.
 
-    Args:
-        endpoint: of the store.
-        home: with the folders `logs` and `data`.
-        settings: how lines are kept.
-        ops: where metrics are shown.
-        log_settings: of this process itself.
-        own: whether the store is this platform's alone.
+    `home` has the folders `logs` and `data`; `own` says that the store is this platform's alone.
 
     Raises:
         StoreRefused: the store takes no template, or not from us.

@@ -66,11 +66,7 @@ class LogTail:
     def __init__(self, logs: Path, saved: Path, cluster: str, lost: Callable[[str, int], None]) -> None:
         """Go on where the last run was, if its lines went to the same store.
 
-        Args:
-            logs: folder of `<component>.log`.
-            saved: file that keeps the positions.
-            cluster: id of the store.
-            lost: told the component and the offset from which a content can't be read any more.
+        `lost` is told the component and the offset from which a content can't be read any more.
         """
         self._logs = logs
         self._saved = saved

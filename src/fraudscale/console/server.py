@@ -54,14 +54,7 @@ class Console:
     def __init__(
         self, files: Mapping[str, Reply], dashboard: Path, home: Path, prometheus: Prometheus
     ) -> None:
-        """Take what it answers from.
-
-        Args:
-            files: by path.
-            dashboard: Grafana's JSON, read anew at each question.
-            home: of the platform.
-            prometheus: to ask.
-        """
+        """Answer files from a table by path; the dashboard's JSON is read anew at each question."""
         self._files = files
         self._dashboard = dashboard
         self._home = home

@@ -22,25 +22,13 @@ class Prometheus:
     """One server; any thread may ask."""
 
     def __init__(self, address: str, timeout: float = TIMEOUT_SECONDS, at_once: int = AT_ONCE) -> None:
-        """Remember where it is; nothing is asked yet.
-
-        Args:
-            address: of the server, such as http://127.0.0.1:9090; a path of it comes before all paths.
-            timeout: seconds for a whole answer.
-            at_once: questions under way at most.
-        """
+        """Remember where it is; a path of the address comes before all paths."""
         self._server = Server(address, seconds=timeout, most=ANSWER_BYTES)
         self._timeout = timeout
         self._turns = BoundedSemaphore(at_once)
 
     def ask(self, method: str, path: str, query: str, form: bytes | None = None) -> Reply:
         """Pass a question on, and nothing of its headers.
-
-        Args:
-            method: GET or POST.
-            path: which `READS` allows.
-            query: what follows the question mark; "" for nothing.
-            form: of a POST.
 
         Raises:
             Rejected: no such path, no answer, one that is too large, or too many questions.

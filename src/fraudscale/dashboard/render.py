@@ -14,11 +14,7 @@ COLOURS: Final = {"critical": "red", "warning": "orange", "info": "blue"}
 
 
 def render(limits: Mapping[str, Limit], runbooks: str) -> str:
-    """Render the dashboard of this checkout.
-
-    Args:
-        limits: of the alerts, by name.
-        runbooks: address of the folder with a page an alert.
+    """Render the dashboard of this checkout, with the limits of alerts by name and the address of the folder of runbooks.
 
     Raises:
         OSError: the file can't be read.

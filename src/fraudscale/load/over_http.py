@@ -98,15 +98,7 @@ class HttpLoad:
     def __init__(
         self, target: HttpTarget, items: Items, seconds: float, measures: Measures, stop: StopRequest
     ) -> None:
-        """Prepare a run.
-
-        Args:
-            target: where to.
-            items: in the order of their instants.
-            seconds: length of the schedule; what could not be sent a timeout later is left.
-            measures: is told of every send and every answer.
-            stop: ends the sending early.
-        """
+        """Prepare a run; what could not be sent a timeout after the schedule's `seconds` is left."""
         host, port = target.address
         self._target = target
         self._items = items
@@ -124,10 +116,7 @@ class HttpLoad:
         self._start = 0.0
 
     async def run(self, started: Callable[[float], None]) -> None:
-        """Send, and wait for the answers.
-
-        Args:
-            started: is told the start, a `perf_counter()`.
+        """Send, and wait for the answers; `started` is told the start, a `perf_counter()`.
 
         Raises:
             Unreachable: nothing listens there.

@@ -73,14 +73,6 @@ class KafkaLoad:
     """Sends items when they are due, and waits for their committed scores."""
 
     def __init__(self, settings: KafkaSettings, items: Items, measures: Measures, stop: StopRequest) -> None:
-        """Prepare a run.
-
-        Args:
-            settings: broker and topics.
-            items: in the order of their instants.
-            measures: is told of every send and every score.
-            stop: ends the sending early.
-        """
         self._settings = settings
         self._items = items
         self._measures = measures
@@ -91,10 +83,7 @@ class KafkaLoad:
         self._done = threading.Event()
 
     def run(self, started: Callable[[float], None]) -> None:
-        """Send, and wait for the scores.
-
-        Args:
-            started: is told the start, a `perf_counter()`.
+        """Send, and wait for the scores; `started` is told the start, a `perf_counter()`.
 
         Raises:
             BrokerUnavailable: no broker answered at the start, or the topics are missing.

@@ -86,15 +86,7 @@ class Report(msgspec.Struct, frozen=True):
 def build(
     run: Run, schedule: Schedule, measures: Measures, stopped_at: float | None, past: History
 ) -> Report:
-    """Put the figures together.
-
-    Args:
-        run: what was asked for.
-        schedule: says what was to be sent.
-        measures: what happened.
-        stopped_at: seconds after the start at which Ctrl-C ended the sending, else None.
-        past: what Prometheus saw.
-    """
+    """Put the figures together; `stopped_at` is when Ctrl-C ended the sending, seconds after the start."""
     until = schedule.seconds if stopped_at is None else max(stopped_at, 0.001)
     counts = offered(schedule, until, measures.width)
     scheduled = sum(counts)

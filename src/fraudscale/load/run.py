@@ -138,11 +138,7 @@ def run(
 
     Ctrl-C ends the sending, and the report is about what was done; a second one doesn't wait for answers.
 
-    Args:
-        test: what to send.
-        kafka: brokers and topics, where the test is for Kafka.
-        prometheus: address that knows queue and replicas over time, if there is one.
-        as_json: JSON on stdout, and the table on stderr.
+    With `as_json`, JSON goes to stdout and the table to stderr.
 
     Returns:
         Exit code: 0 for a run that was what it promised, 1 where the rate was not kept, nothing was scored, or scores

@@ -93,10 +93,7 @@ def read_copy(cache: Path, digest: str) -> tuple[bytes, dict[str, bytes]]:
 def store(cache: Path, folder: Path, version: Version) -> Path:
     """Verify a downloaded artifact like a model that is to serve, and give it its place among the copies.
 
-    Args:
-        cache: the folder of copies.
-        folder: the download, in the same file system; it is moved.
-        version: what was asked for.
+    The download lies in the same file system as the copies, and is moved.
 
     Raises:
         ModelRejected: the artifact is not what the registry promised, or must not serve.

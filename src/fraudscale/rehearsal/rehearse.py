@@ -52,13 +52,7 @@ def read_hpa(path: Path) -> Hpa:
 
 
 def rehearse(file: str, hpa: Hpa, trace: LoadTrace) -> Rehearsal:
-    """Let a fresh controller run over a trace.
-
-    Args:
-        file: where the HPA comes from, for reports.
-        hpa: of `read_hpa`.
-        trace: its load and cluster.
-    """
+    """Let a fresh controller run over a trace; `file` names the HPA in reports."""
     start = hpa.min_replicas if trace.initial_replicas is None else trace.initial_replicas
     deployment, memory, decisions = Deployment(trace, start), Memory(), []
     period = whole(trace.sync_period_s)

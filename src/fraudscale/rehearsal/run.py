@@ -62,10 +62,7 @@ class RehearsalResult:
 def run(request: RehearsalRequest, now: float, progress: Callable[[str, float], None]) -> RehearsalResult:
     """Rehearse, and draw the picture where one is asked for.
 
-    Args:
-        request: what to rehearse.
-        now: seconds since 1970, where Prometheus's window ends.
-        progress: is told the share of a search that is done.
+    `now`, seconds since 1970, is where Prometheus's window ends; `progress` is told the share of a search that is done.
 
     Raises:
         InvalidRehearsal, TraceError, ManifestError: the user's input is wrong.

@@ -76,16 +76,7 @@ def suggest(
     limit_ms: float,
     progress: Callable[[str, float], None],
 ) -> Suggestion:
-    """Search.
-
-    Args:
-        file: where the HPA comes from, for the difference.
-        hpa: whose behaviour is varied, and nothing else of it.
-        trace: the load.
-        service: what a request costs.
-        limit_ms: for the 95th percentile of the whole trace, in milliseconds.
-        progress: is called with the step's name and the share of it that is done, as far as it can be known.
-    """
+    """Search; the limit is for the 95th percentile of the whole trace, and `file` names the HPA in the difference."""
     tried: dict[Behavior, Summary] = {}
 
     def rank(behavior: Behavior) -> tuple[bool, bool, float, float]:

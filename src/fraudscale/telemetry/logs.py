@@ -19,10 +19,7 @@ encoder = msgspec.json.Encoder(enc_hook=repr)
 def set_up(settings: LogSettings, *, replica_id: str | None = None, process: str) -> Logger:
     """Configure logging of this process, standard-library loggers included; return the root logger.
 
-    Args:
-        settings: level, format.
-        replica_id: on every line, where the process is a replica's.
-        process: which program writes, such as `serve` or `stream`.
+    Every line says which process writes, such as `serve` or `stream`, and which replica where it is one's.
     """
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[structlog.typing.Processor] = [

@@ -39,12 +39,7 @@ class Otlp:
     ) -> None:
         """Begin to send to the endpoint of the settings, which must be set; it need not answer.
 
-        Args:
-            settings: where to, how many may wait, and what the resource is called.
-            process: which program's spans they are, such as `serve` or `stream`.
-            replica_id: `service.instance.id` of the resource.
-            counts: of spans, by what became of them.
-            log: told seldom when the collector takes none.
+        `process` is the program, such as `serve` or `stream`; `replica_id` becomes `service.instance.id`.
         """
         self._resource = Resource(
             {

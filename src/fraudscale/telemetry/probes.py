@@ -21,10 +21,7 @@ class OpsServer(SmallServer):
     ) -> None:
         """Take the port; answering begins with `start`.
 
-        Args:
-            settings: where to listen.
-            registry: what /metrics shows.
-            not_ready: the reason why /readyz answers 503, or None.
+        `not_ready` gives the reason why /readyz answers 503, or None.
 
         Raises:
             SettingsError: the port can't be listened on.

@@ -212,9 +212,7 @@ class Tracer:
     def of_request(self, headers: Iterable[tuple[bytes, bytes]], now: float) -> Trace | None:
         """Return the trace of an HTTP request, if it has one or begins one.
 
-        Args:
-            headers: names in lower case, and values; more than one `traceparent` is none.
-            now: `perf_counter()`.
+        Names of headers are in lower case, more than one `traceparent` is none; `now` is `perf_counter()`.
         """
         for name, _ in headers:
             if name == b"traceparent":

@@ -45,16 +45,8 @@ def write(
 ) -> Manifest:
     """Write a model's files, the manifest last; create the folder if need be.
 
-    Args:
-        folder: where to; files of the same names are overwritten.
-        booster: calibrated, with float32 splits.
-        data: the rows; validation and test become the reference of drift: recent, and unseen in training.
-        golden: rows to replay, shape (n, k).
-        threshold: of decisions.
-        metrics: on the test part.
-        source: where the rows came from.
-        seed: of the training.
-        now: instant of training, UTC.
+    Splits of the booster are float32, `golden` are rows to replay, shape (n, k). Validation and test become the reference of
+    drift: recent, and unseen in training.
     """
     folder.mkdir(parents=True, exist_ok=True)
     contents = {

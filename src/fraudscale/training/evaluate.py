@@ -24,10 +24,7 @@ class Bin:
 def evaluate(scores: Floats, part: LabelledRows, threshold: float) -> dict[str, float]:
     """Compute the metrics of `manifest.json`; docs/model.md says what each means.
 
-    Args:
-        scores: probabilities, shape (n,).
-        part: the rows' labels and amounts; both kinds of label occur.
-        threshold: from it on a transaction is reviewed.
+    Scores are probabilities, shape (n,); both kinds of label occur; from the threshold on a transaction is reviewed.
     """
     reviewed = scores >= threshold
     caught = reviewed & part.is_fraud

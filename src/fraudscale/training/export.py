@@ -97,13 +97,7 @@ class _Nodes:
 
 
 def golden_rows(booster: lightgbm.Booster, rows: Rows, seed: int) -> Rows:
-    """Choose rows that would show a wrong engine: random ones, one exactly at each split, and one just above it.
-
-    Args:
-        booster: with float32 splits.
-        rows: to choose from, shape (n, k).
-        seed: of the choice.
-    """
+    """Choose rows that would show a wrong engine: random ones, one exactly at each split, and one just above it."""
     random = np.random.default_rng(seed)
     bases = rows[random.integers(0, len(rows), _BASES)]
     made = [rows[random.permutation(len(rows))[:RANDOM_ROWS]]]

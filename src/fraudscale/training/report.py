@@ -72,13 +72,7 @@ def write(
 ) -> None:
     """Write `precision_recall.png`, `calibration.png`, `metrics.md`, and the ablation if there is one.
 
-    Args:
-        folder: created if need be.
-        scores: probabilities of the test part, shape (n,).
-        part: the test part.
-        threshold: marked in the pictures.
-        metrics: of `evaluate`.
-        ablations: None where they were not asked for.
+    Scores are the probabilities of the test part, shape (n,).
     """
     folder.mkdir(parents=True, exist_ok=True)
     _precision_recall(folder / "precision_recall.png", scores, part, threshold)

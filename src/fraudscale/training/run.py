@@ -59,11 +59,7 @@ class TrainResult:
 def make(folder: Path, request: TrainingRequest, *, now: datetime, progress: Progress) -> Made:
     """Train a model and write it to `folder`/artifact and `folder`/report; no registry is asked.
 
-    Args:
-        folder: created if need be.
-        request: what to train on.
-        now: the present, UTC: generated data ends before it.
-        progress: told about steps and their shares.
+    Generated data ends before `now` (UTC).
 
     Raises:
         DataError: the data can't be trained on.

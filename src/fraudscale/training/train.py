@@ -86,11 +86,7 @@ def prepare(data: Dataset, progress: Progress) -> Prepared:
 def fit(data: Prepared, *, seed: int, progress: Progress, threads: int = THREADS) -> lightgbm.Booster:
     """Train, calibrate, and move splits onto float32: the booster's `predict` is the calibrated probability.
 
-    Args:
-        data: rows by part.
-        seed: of LightGBM's sampling.
-        progress: told after each tree.
-        threads: the model is the same for any number.
+    The model is the same for any number of threads.
 
     Raises:
         DataError: the calibration part contradicts what was learned.
@@ -193,10 +189,7 @@ def choose_threshold(scores: Floats, part: LabelledRows, others: Floats) -> floa
     chance in the following weeks doesn't exceed it at once. The threshold lies in the widest gap between neighbouring
     scores, away from all of `others` too, so that no rounding flips a decision.
 
-    Args:
-        scores: probabilities of the part, shape (n,).
-        part: labels and amounts.
-        others: further scores to keep away from, shape (m,).
+    Scores have the shape (n,); `others`, shape (m,), are further scores to keep away from.
     """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]

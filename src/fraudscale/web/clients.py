@@ -28,12 +28,7 @@ class Clients:
     """Finds the client of a request: the peer, or the address for which a trusted proxy sends it."""
 
     def __init__(self, trusted_proxies: Iterable[Network], trusted_clients: Iterable[Network]) -> None:
-        """Take the lists.
-
-        Args:
-            trusted_proxies: whose `X-Forwarded-For` is believed.
-            trusted_clients: who is not limited.
-        """
+        """Believe the `X-Forwarded-For` of trusted proxies; do not limit trusted clients."""
         self._proxies = tuple(trusted_proxies)
         self._trusted = tuple(trusted_clients)
         self._know = lru_cache(KNOWN_ADDRESSES)(self._look_up)
@@ -44,9 +39,7 @@ class Clients:
         Each proxy appends the address from which it got the request. So `X-Forwarded-For` is read from the right, as long
         as the address is one of our proxies. Whatever stands further left was written by the client, and is not believed.
 
-        Args:
-            peer: address of who opened the connection; empty for a Unix socket.
-            headers: names in lower case, and values.
+        The peer is who opened the connection, "" for a Unix socket; names of headers are in lower case.
         """
         address = self._know(peer)
         if address is None:
