@@ -1,8 +1,8 @@
 """What a person sees during a run: a bar on a terminal, a line now and then elsewhere; both on stderr."""
 
 import threading
+from contextlib import AbstractContextManager
 from time import perf_counter
-from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console
@@ -14,7 +14,7 @@ TICK_SECONDS: Final = 1.0
 LINE_SECONDS: Final = 5.0
 
 
-class Live:
+class Live(AbstractContextManager["Live", None]):
     """Shows the figures of a run while it lasts, in a thread of its own."""
 
     def __init__(self, measures: Measures, seconds: float) -> None:
@@ -39,9 +39,7 @@ class Live:
         self._bars.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()

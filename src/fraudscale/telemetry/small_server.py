@@ -7,7 +7,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from concurrent.futures import Future
 from threading import Thread
 from typing import Final, NamedTuple, TypeVar
 
@@ -90,46 +90,6 @@ Handler = Callable[[Request], Awaitable[Reply]]
 """Answers a request; may raise `Rejected`. It must not block: `in_thread` is for what takes time."""
 
 
-class SmallApp:
-    """The ASGI application around a handler: methods, errors, and headers that every answer has."""
-
-    def __init__(
-        self, handler: Handler, methods: tuple[str, ...], headers: Mapping[str, str] | None = None
-    ) -> None:
-        self._handler = handler
-        self._methods = methods
-        self._headers = dict(headers or {})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            reply = await self._handler(self._request(scope, receive))
-        except ClientGone:
-            return
-        except Rejected as error:
-            reply = error.reply
-        except BodyTooLarge as error:
-            reply = Rejected(413, str(error), CLOSE).reply
-        except Exception as error:  # every request gets an answer, and the log says why it is this one
-            _log.error("a request to %s failed", scope["path"], exc_info=error)
-            reply = Rejected(500, "an unexpected error; the log of the process says which").reply
-        named = {**self._headers, **reply.headers, "content-type": reply.content_type}
-        headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
-        await send_whole(send, reply.status, headers, reply.body)
-
-    def _request(self, scope: Scope, receive: Receive) -> Request:
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        if method not in self._methods:
-            allowed = ", ".join(self._methods)
-            raise Rejected(405, f"only {' and '.join(allowed.rsplit(', ', 1))}", {"allow": allowed})
-        return Request(
-            method,
-            scope["raw_path"].decode("latin-1"),
-            scope["query_string"].decode("latin-1"),
-            {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
-            receive,
-        )
-
-
 class SmallServer:
     """Serves a handler from a thread of its own, so that it answers whatever the other threads of the process do."""
 
@@ -153,9 +113,12 @@ class SmallServer:
                 one between two scrapes.
         """
         self._listener = listener
+        self._handler = handler
+        self._methods = methods
+        self._headers = dict(headers or {})
         self._server = uvicorn.Server(
             uvicorn.Config(
-                SmallApp(handler, methods, headers),
+                self._app,
                 http=_Protocol,
                 loop="asyncio",
                 lifespan="off",
@@ -186,6 +149,35 @@ class SmallServer:
         """Close the port, after `start`; an answer that is under way and not sent in a moment is cut off."""
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(STOP_SECONDS)
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            reply = await self._handler(self._request(scope, receive))
+        except ClientGone:
+            return
+        except Rejected as error:
+            reply = error.reply
+        except BodyTooLarge as error:
+            reply = Rejected(413, str(error), CLOSE).reply
+        except Exception as error:  # every request gets an answer, and the log says why it is this one
+            _log.error("a request to %s failed", scope["path"], exc_info=error)
+            reply = Rejected(500, "an unexpected error; the log of the process says which").reply
+        named = {**self._headers, **reply.headers, "content-type": reply.content_type}
+        headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+        await send_whole(send, reply.status, headers, reply.body)
+
+    def _request(self, scope: Scope, receive: Receive) -> Request:
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if method not in self._methods:
+            allowed = ", ".join(self._methods)
+            raise Rejected(405, f"only {' and '.join(allowed.rsplit(', ', 1))}", {"allow": allowed})
+        return Request(
+            method,
+            scope["raw_path"].decode("latin-1"),
+            scope["query_string"].decode("latin-1"),
+            {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]},
+            receive,
+        )
 
 
 class _Protocol(H11Protocol):
@@ -221,21 +213,15 @@ async def in_thread(work: Callable[[], T]) -> T:
 
     asyncio's own threads would be waited for at the end of the process; these end with it.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: Exception | None) -> None:
-        if not done.done():  # nor cancelled
-            done.set_exception(error) if error else done.set_result(result)  # type: ignore[arg-type]
+    result: Future[T] = Future()
 
     def run() -> None:
-        result, error = None, None
+        if not result.set_running_or_notify_cancel():  # nobody waits any more
+            return
         try:
-            result = work()
-        except Exception as raised:  # belongs to who waits
-            error = raised
-        with suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
-            loop.call_soon_threadsafe(settle, result, error)
+            result.set_result(work())
+        except Exception as error:  # belongs to who waits
+            result.set_exception(error)
 
     Thread(target=run, name="small-server-work", daemon=True).start()
-    return await done
+    return await asyncio.wrap_future(result)
