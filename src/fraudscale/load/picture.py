@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
@@ -27,7 +26,6 @@ def draw(report: Report, path: Path) -> None:
     heights = [height for _, height in panels]
     # A figure of its own instead of pyplot: no global state, no display, safe in any thread.
     figure = Figure(figsize=(9, 1.2 + 1.25 * sum(heights)), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
     grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)
     for axes, (panel, _) in zip(grid[:, 0], panels, strict=True):
         _prepare(axes)

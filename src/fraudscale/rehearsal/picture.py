@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
@@ -58,7 +57,6 @@ def draw(
         OSError: the file can't be written.
     """
     figure = Figure(figsize=(_COLUMN_WIDTH * len(rehearsals), _HEIGHT), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(
         4, len(rehearsals), sharex=True, sharey="row", squeeze=False, height_ratios=(1, 1, 1.6, 1)
     )

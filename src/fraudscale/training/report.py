@@ -8,7 +8,6 @@ from typing import Final
 import msgspec
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
@@ -168,7 +167,6 @@ def _calibration(path: Path, scores: Floats, part: LabelledRows, threshold: floa
 def _picture(title: str) -> tuple[Figure, Axes]:
     # A figure of its own instead of pyplot: no global state, no display, safe in any thread.
     figure = Figure(figsize=(6.4, 4.8), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
