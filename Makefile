@@ -43,7 +43,7 @@ test-components: sync ## Run the integration and e2e tests that are not slow
 test-full: sync ## Run the slow tests
 	$(run)pytest tests/integration tests/e2e -m slow
 
-chaos: sync ## Kill scorers and brokers for many rounds, and count every record (ROUNDS=40 SEED=… KAFKA=zookeeper)
+chaos: sync ## Kill Kafka consumers and brokers for many rounds, and count every record (ROUNDS=40 SEED=… KAFKA=zookeeper)
 	$(run)pytest tests/integration/test_chaos.py -m slow -k "random and $(or $(KAFKA),kraft)" -s --timeout 3600 --rounds $(or $(ROUNDS),40) $(if $(SEED),--seed $(SEED))
 
 check: sync ## Formatting, lint, types, layers, that lock and generated files are current, and what the unit tests cover
