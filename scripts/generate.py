@@ -15,7 +15,7 @@ import yaml
 from fraudscale.alerting.rules import RUNBOOKS
 from fraudscale.central_logs import fields
 from fraudscale.cli import app
-from fraudscale.config import TOPICS, Settings
+from fraudscale.config import SETTINGS, Settings
 from fraudscale.dashboard import limits
 from fraudscale.metrics import METRICS
 
@@ -34,21 +34,21 @@ def settings_page() -> str:
             "Settings come from three sources: the environment, `.env.local` (yours, ignored by Git) and `.env` (defaults, no secret).",
             "The first source that has a setting wins.",
             "A value that is not allowed stops the program at start, with a message that names the setting and what it may be.",
-            *[line for topic in TOPICS for line in _settings_table(topic)],
+            *[line for group in SETTINGS for line in _settings_table(group)],
             "",
         ]
     )
 
 
-def _settings_table(topic: type[Settings]) -> Iterator[str]:
+def _settings_table(group: type[Settings]) -> Iterator[str]:
     yield from (
         "",
-        f"## {(topic.__doc__ or '').strip().rstrip('.')}",
+        f"## {(group.__doc__ or '').strip().rstrip('.')}",
         "",
         "| name | default | meaning |",
         "|---|---|---|",
     )
-    for name, field in topic.model_fields.items():
+    for name, field in group.model_fields.items():
         default = "" if field.default in (None, "") else f"`{_text(field.default)}`"
         yield f"| `{name.upper()}` | {default} | {_one_line(field.description)} |"
 
@@ -60,9 +60,9 @@ def env_file() -> str:
         "# `make up` starts a component whose address is unset (MLFLOW_TRACKING_URI, KAFKA_BOOTSTRAP_SERVERS, PROMETHEUS_ENDPOINT);",
         "# it uses the one whose address is set.",
     ]
-    for topic in TOPICS:
-        lines += ["", f"# {(topic.__doc__ or '').strip()}"]
-        for name, field in topic.model_fields.items():
+    for group in SETTINGS:
+        lines += ["", f"# {(group.__doc__ or '').strip()}"]
+        for name, field in group.model_fields.items():
             lines.append(f"#{name.upper()}={'' if field.default is None else _text(field.default)}")
     return "\n".join([*lines, ""])
 
@@ -77,7 +77,7 @@ def metrics_page() -> str:
         "|---|---|",
         "| all but the following | `serve` on its `/metrics`, `stream` on `METRICS_PORT` |",
         "| `kube_*` | the autoscaler of one machine (port 8301); kube-state-metrics in a cluster |",
-        "| `kafka_queue_length`, `kafka_topic_messages`, `kafka_oldest_message_age_seconds`, `kafka_partitions_without_commit` | the autoscaler too, so that the queue is known without a scorer |",
+        "| `kafka_queue_length`, `kafka_topic_messages`, `kafka_oldest_message_age_seconds`, `kafka_partitions_without_commit` | the autoscaler too, so that the queue is known without a Kafka consumer |",
         "| `logs_*` | the log shipper (port 8302) |",
         "| `process_*`, `python_*` | the Prometheus client's own, in every process |",
         "",

@@ -1,4 +1,4 @@
-"""Settings: frozen, one class per topic, read once at the edge of a process and passed by constructor.
+"""Settings: frozen, one class per group, read once at the edge of a process and passed by constructor.
 
 Sources, the later overriding the earlier: `.env` (in Git: defaults, no secret), `.env.local` (ignored by Git), the
 environment. Names in the environment are the field names in capitals.
@@ -107,7 +107,7 @@ LogStore = Literal["none", "opensearch"]
 
 
 class Settings(BaseSettings):
-    """What all topics share."""
+    """What all groups share."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -228,7 +228,7 @@ class KafkaSettings(Settings):
     kafka_topic: str = Field("transactions", pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """Input topic. The names of the other topics begin with it: `.scored`, `.dead-letter`, `.labels`."""
     kafka_group: str = Field("fraudscale", pattern=r"^[A-Za-z0-9._-]{1,200}$")
-    """Consumer group of all scorers."""
+    """Consumer group of all replicas."""
     kafka_group_protocol: Literal["auto", "classic", "consumer"] = "auto"
     """Group protocol. `auto`: `consumer` (KIP-848) if the broker is configured for it and gives a silent member up within 10 s, otherwise `classic`. Set `classic` for a cluster that is still being upgraded to Kafka 4."""
     kafka_partitions: int = Field(12, ge=1, le=1000)
@@ -406,7 +406,7 @@ class ConsoleSettings(Settings):
     """Dashboard to draw, as Grafana exports it. `make up` uses the one with the links of this machine."""
 
 
-TOPICS: tuple[type[Settings], ...] = (
+SETTINGS: tuple[type[Settings], ...] = (
     ReplicaSettings,
     HttpSettings,
     MetricsSettings,
@@ -419,4 +419,4 @@ TOPICS: tuple[type[Settings], ...] = (
     AlertSettings,
     ConsoleSettings,
 )
-"""All settings, for the reference page, `.env` and their tests."""
+"""All groups, for the reference page, `.env` and their tests."""

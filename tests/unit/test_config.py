@@ -1,7 +1,7 @@
 import pytest
 
 from fraudscale.config import (
-    TOPICS,
+    SETTINGS,
     AlertSettings,
     CentralLogSettings,
     HttpSettings,
@@ -18,14 +18,14 @@ from fraudscale.config import (
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    for topic in TOPICS:
-        for name in topic.model_fields:
+    for group in SETTINGS:
+        for name in group.model_fields:
             monkeypatch.delenv(name.upper(), raising=False)
 
 
 def test_defaults_work_on_one_machine():
-    for topic in TOPICS:
-        topic.read()
+    for group in SETTINGS:
+        group.read()
     assert KafkaSettings.read().kafka_bootstrap_servers == "127.0.0.1:9092"
 
 
@@ -38,7 +38,7 @@ def test_env_local_overrides_env_and_the_environment_both(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("topic", "name", "value", "remedy"),
+    ("group", "name", "value", "remedy"),
     [
         (ModelSettings, "MLFLOW_TRACKING_URI", "localhost:5000", "http://"),
         (ModelSettings, "MLFLOW_MODEL_URI", "models:/fraud-detector/3", "models:/NAME@ALIAS"),
@@ -62,10 +62,10 @@ def test_env_local_overrides_env_and_the_environment_both(monkeypatch, tmp_path)
         (ReplicaSettings, "DRAIN_SECONDS", "soon", "number"),
     ],
 )
-def test_a_bad_value_is_named_with_what_it_may_be(monkeypatch, topic, name, value, remedy):
+def test_a_bad_value_is_named_with_what_it_may_be(monkeypatch, group, name, value, remedy):
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
-        topic.read()
+        group.read()
     assert str(caught.value).startswith(f"{name}={value!r}: ")
     assert remedy in str(caught.value)
 

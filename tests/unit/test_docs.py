@@ -9,7 +9,7 @@ import pytest
 from log_events import written
 
 from fraudscale.central_logs.fields import COMMON, OF_EVENTS
-from fraudscale.config import TOPICS
+from fraudscale.config import SETTINGS
 from fraudscale.local.scaling.autoscaler import Synced
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +44,8 @@ def test_generated_files_are_current():
 
 
 def test_every_setting_says_what_it_means():
-    for topic in TOPICS:
-        for name, field in topic.model_fields.items():
+    for group in SETTINGS:
+        for name, field in group.model_fields.items():
             assert field.description, name
 
 

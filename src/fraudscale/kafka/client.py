@@ -17,7 +17,7 @@ ASK_SECONDS: Final = 3.0
 DELIVERY_SECONDS: Final = 60
 """A single record that the broker doesn't take within it is given up."""
 TRANSACTION_SECONDS: Final = 5.0
-"""A transaction that takes longer is rolled back, by us or by the broker: so long a scorer that died holds readers up."""
+"""A transaction that takes longer is rolled back, by us or by the broker: so long a process that died holds readers up."""
 SETTLE_SECONDS: Final = TRANSACTION_SECONDS + 1
 """A commit that takes longer is given up, with its client: the broker has rolled it back, or nobody knows."""
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024

@@ -16,12 +16,12 @@ READ_SECONDS: Final = 0.05
 NAP_SECONDS: Final = 0.05
 """Longest sleep, so that a stop is seen soon."""
 QUIET_SECONDS: Final = 30.0
-"""Without a single score for so long, what is missing is missing; longer than a scorer's takeover after a kill."""
+"""Without a single score for so long, what is missing is missing; longer than a takeover after a kill."""
 STOPPING_SECONDS: Final = 5.0
 """What unanswered transactions get after Ctrl-C."""
 FLUSH_SECONDS: Final = 10.0
 MAX_PENDING: Final = 2_000_000
-"""Transactions waited for; beyond it the oldest count as missing, so that a run against dead scorers stays bounded."""
+"""Transactions waited for; beyond it the oldest count as missing, so that a run against dead replicas stays bounded."""
 
 
 class Pending:

@@ -130,7 +130,7 @@ log.retention.bytes=67108864
 log.segment.bytes=16777216
 log.retention.check.interval.ms=60000
 
-# A killed scorer's partitions and transactions are free within seconds.
+# A killed Kafka consumer's partitions and transactions are free within seconds.
 group.initial.rebalance.delay.ms=0
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 """

@@ -41,7 +41,7 @@ class Ports:
     serve: tuple[int, ...] = tuple(range(8101, 8101 + MAX_REPLICAS))
     """Of the replica slots, HTTP."""
     stream: tuple[int, ...] = tuple(range(8201, 8201 + MAX_REPLICAS))
-    """Of the replica slots, metrics of the Kafka scorer."""
+    """Of the replica slots, metrics of the Kafka consumer."""
     autoscaler: int = 8301
     kafka: int = 9092
     kafka_controller: int = 9094
