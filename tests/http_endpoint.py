@@ -56,7 +56,7 @@ def compose(tracer=None, api=None, **settings):
     logged = structlog.testing.LogCapture()
     log = structlog.wrap_logger(structlog.ReturnLogger(), processors=[logged])
     model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
-    registry = metrics.registry(100, model_metrics, http_metrics)
+    registry = metrics.replica_registry(100, model_metrics, http_metrics)
     scorer = Scorer(model_metrics, PredictionLog(log_settings, "test"), "replica-1")
     micro_batcher = MicroBatcher(scorer, model_metrics, http_settings.max_in_flight)
     clients = Clients(networks(http_settings.trusted_proxies), networks(http_settings.trusted_clients))

@@ -35,7 +35,7 @@ def create_api(
     scorer: Scorer,
     micro_batcher: MicroBatcher,
     model_metrics: ModelMetrics,
-    registry: CollectorRegistry,
+    metrics_registry: CollectorRegistry,
     bodies: Bodies,
     *,
     draining: Callable[[], bool],
@@ -49,7 +49,7 @@ def create_api(
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def get_metrics(request: Request) -> Response:
-        body, content_type = metrics.exposition(registry, request.headers.get("accept", ""))
+        body, content_type = metrics.exposition(metrics_registry, request.headers.get("accept", ""))
         return Response(body, headers={"content-type": content_type})
 
     return app

@@ -1,4 +1,4 @@
-"""The table of metrics, and the families of them that a process builds for itself.
+"""The table of metrics, and the groups of them that a process builds for itself.
 
 A value is a plain number that its one writer updates without a lock; a collector reads it at scrape. That is five
 times cheaper than the client library's own objects, and the exposition is still the library's.
@@ -333,7 +333,7 @@ class Family(Generic[V]):
         return family
 
 
-class Families(Collector):
+class MetricGroup(Collector):
     """A collector of the `Family` attributes of a class."""
 
     def collect(self) -> Iterator[ClientMetric]:
@@ -342,7 +342,7 @@ class Families(Collector):
                 yield value.collect()
 
 
-class ModelMetrics(Families):
+class ModelMetrics(MetricGroup):
     """What the scorer and the loader count; the same over HTTP and from Kafka."""
 
     def __init__(self) -> None:
@@ -359,7 +359,7 @@ class ModelMetrics(Families):
         self.info = Family(MODEL_INFO, Gauge)
 
 
-class HttpMetrics(Families):
+class HttpMetrics(MetricGroup):
     """What the HTTP endpoint counts."""
 
     def __init__(self) -> None:
@@ -374,7 +374,7 @@ class HttpMetrics(Families):
         self.errors = Family(HTTP_ERRORS, Counter, ("4xx",), ("5xx",))
 
 
-class QueueMetrics(Families):
+class QueueMetrics(MetricGroup):
     """What only the broker knows: queue, lag, ages."""
 
     def __init__(self) -> None:
@@ -396,14 +396,14 @@ class KafkaMetrics(QueueMetrics):
         self.rebalances = Family(REBALANCES, Counter, ("assigned",), ("revoked",), ("lost",))
 
 
-class TraceMetrics(Families):
+class TraceMetrics(MetricGroup):
     """Spans by result; `dropped` is counted by the thread that makes them, the others by the one that sends."""
 
     def __init__(self) -> None:
         self.spans = Family(TRACE_SPANS, Counter, ("exported",), ("failed",), ("dropped",))
 
 
-class HpaMetrics(Families):
+class HpaMetrics(MetricGroup):
     """What the autoscaler exports, as kube-state-metrics does for an HPA."""
 
     def __init__(self) -> None:
@@ -416,7 +416,7 @@ class HpaMetrics(Families):
         self.seen = Family(HPA_SEEN, Gauge)
 
 
-class LogShippingMetrics(Families):
+class LogShippingMetrics(MetricGroup):
     """What the shipper of log lines counts."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
@@ -452,8 +452,8 @@ class ProcessMetrics(Collector):
         return float(times.user + times.system)
 
 
-def registry(cpu_request_millicores: int, *collectors: Collector) -> CollectorRegistry:
-    """Make the registry of one process: the given families, and those about the process itself."""
+def replica_registry(cpu_request_millicores: int, *collectors: Collector) -> CollectorRegistry:
+    """Make the registry of a process of a replica: the given metrics, and those about the process itself."""
     return process_registry(ProcessMetrics(cpu_request_millicores), *collectors)
 
 

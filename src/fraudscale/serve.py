@@ -42,7 +42,9 @@ def run(
     listener = listen("HTTP_PORT", http.http_host, http.http_port)
     model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
     trace_metrics = metrics.TraceMetrics()
-    registry = metrics.registry(replica.cpu_request_millicores, model_metrics, http_metrics, trace_metrics)
+    metrics_registry = metrics.replica_registry(
+        replica.cpu_request_millicores, model_metrics, http_metrics, trace_metrics
+    )
     tracing = spans.start(
         tracing_settings, process="serve", replica_id=replica.replica_id, counts=trace_metrics, log=log
     )
@@ -52,7 +54,9 @@ def run(
     clients = Clients(networks(http.trusted_proxies), networks(http.trusted_clients))
     bodies = Bodies(http, clients)
     drain = Drain(replica.drain_seconds)
-    api = create_api(scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: drain.begun)
+    api = create_api(
+        scorer, micro_batcher, model_metrics, metrics_registry, bodies, draining=lambda: drain.begun
+    )
     endpoint = HttpEndpoint(
         api, micro_batcher, bodies, clients, http_metrics, model_metrics, http, log, tracing.tracer
     )

@@ -242,7 +242,7 @@ def _ask_twin(door, content):
         door.scorer,
         MicroBatcher(door.scorer, model_metrics, 10),
         model_metrics,
-        metrics.registry(100),
+        metrics.replica_registry(100),
         Bodies(settings, Clients((), ())),
         draining=lambda: False,
     )

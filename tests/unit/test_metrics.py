@@ -118,13 +118,13 @@ def test_names_follow_the_conventions_of_their_kind():
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
 def test_the_exposition_speaks_the_format_that_was_asked_for(accept):
-    body, content_type = metrics.exposition(metrics.registry(100, ModelMetrics()), accept)
+    body, content_type = metrics.exposition(metrics.replica_registry(100, ModelMetrics()), accept)
     assert ("openmetrics" in content_type) == bool(accept)
     assert body.endswith(b"# EOF\n") == bool(accept)
 
 
 def test_the_process_reports_its_memory_and_cpu():
-    body, _ = metrics.exposition(metrics.registry(100), "")
+    body, _ = metrics.exposition(metrics.replica_registry(100), "")
     values = {f.name: f.samples[0].value for f in text_string_to_metric_families(body.decode()) if f.samples}
     assert values["ml_model_memory_usage"] > 10_000_000
     assert values["ml_model_cpu_usage"] >= 0

@@ -68,7 +68,7 @@ class Delivery:
         self._outcomes = metrics.transactions
         self._producer: Producer | None = None
         self._candidate: Producer | None = None
-        self._leftovers_aborted = False
+        self._open_aborted = False
         self._in_flight: _InFlight | None = None
         self.deadline = float("inf")
         """`time.monotonic()` until which the broker is waited for; another thread may set it, as we stop."""
@@ -91,9 +91,9 @@ class Delivery:
             if not error.args[0].retriable():
                 self._candidate = None
             raise
-        self._producer, self._candidate, self._leftovers_aborted = producer, None, False
+        self._producer, self._candidate, self._open_aborted = producer, None, False
 
-    def abort_leftovers(self, group: Callable[[], GroupMetadata]) -> None:
+    def abort_open(self, group: Callable[[], GroupMetadata]) -> None:
         """Abort what an earlier producer left open; once per producer, before it commits anything.
 
         Args:
@@ -102,7 +102,7 @@ class Delivery:
         Raises:
             KafkaException: it failed, and the producer is dropped.
         """
-        if self._leftovers_aborted:
+        if self._open_aborted:
             return
         assert self._producer is not None  # noqa: S101 - it was granted
         settings = self._settings
@@ -115,7 +115,7 @@ class Delivery:
         except KafkaException:
             self._producer = None
             raise
-        self._leftovers_aborted = True
+        self._open_aborted = True
 
     def begin(
         self,

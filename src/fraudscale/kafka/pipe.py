@@ -268,9 +268,10 @@ class Pipe:
             chunk = consumer.consume(min(count, max_records - len(records)), wait)
             records += records_of(chunk, self._note_consumer_error, int(time.time() * 1000))
             size += sum(map(len, chunk))
-            late = time.monotonic() > until
             # error events come as messages, and could go on for ever
-            if late if committing else len(chunk) < count or (late and not records):
+            late = time.monotonic() > until
+            drained = not committing and len(chunk) < count
+            if drained or (late and (committing or not records)):
                 return
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -324,7 +325,7 @@ class Pipe:
             return True
         try:
             # before the question: what was left open keeps the group's commit unstable
-            self._delivery.abort_leftovers(consumer.consumer_group_metadata)
+            self._delivery.abort_open(consumer.consumer_group_metadata)
         except KafkaException as error:
             self._note_error(error.args[0])
             return False

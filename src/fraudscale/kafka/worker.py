@@ -229,9 +229,13 @@ def run(
         consumed=kafka.kafka_topic, produced=(kafka.scored_topic, kafka.dead_letter_topic)
     )
     trace_metrics = metrics.TraceMetrics()
-    registry = metrics.registry(replica.cpu_request_millicores, model_metrics, kafka_metrics, trace_metrics)
+    metrics_registry = metrics.replica_registry(
+        replica.cpu_request_millicores, model_metrics, kafka_metrics, trace_metrics
+    )
     scorer = Scorer(model_metrics, PredictionLog(log_settings, "stream"), replica.replica_id)
-    server = OpsServer(ops, registry, lambda: "no model was loaded yet" if scorer.lineup is None else None)
+    server = OpsServer(
+        ops, metrics_registry, lambda: "no model was loaded yet" if scorer.lineup is None else None
+    )
     loader = default_loader(model, model_metrics, scorer.install, log)
     link = BrokerLink(kafka.kafka_bootstrap_servers, log)
     reporter = LagReporter(kafka, kafka_metrics, link, Watermarks(kafka))

@@ -17,8 +17,8 @@ from fraudscale.telemetry.asgi import PROBLEM_TYPE, App, ClientGone, Message, Re
 from fraudscale.telemetry.logs import Logger
 from fraudscale.telemetry.tracing import Trace, Tracer, Value
 from fraudscale.token_bucket import TokenBuckets
-from fraudscale.web.bodies import Bodies, peer_of
-from fraudscale.web.clients import Clients
+from fraudscale.web.bodies import Bodies
+from fraudscale.web.clients import Clients, peer_of
 from fraudscale.web.micro_batcher import MicroBatcher
 from fraudscale.web.problems import Problem, RateExceeded, problem_of
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from fraudscale.config import HttpSettings
 from fraudscale.telemetry.asgi import Receive, Scope, read_body
-from fraudscale.web.clients import Clients
+from fraudscale.web.clients import Clients, peer_of
 from fraudscale.web.problems import (
     BodyTimeout,
     Overloaded,
@@ -22,7 +22,7 @@ from fraudscale.web.problems import (
 GRACE_SECONDS: Final = 0.5
 """A body is slow once it is this much later than its head: many clients send the two in separate pieces."""
 SHARE: Final = 8
-"""One client may have 1/SHARE of the slots for slow bodies, so that it can't take all of them."""
+"""One client may have 1/SHARE of the places for slow bodies, so that it can't take all of them."""
 
 
 class Bodies:
@@ -62,24 +62,24 @@ class Bodies:
         return await self._wait(_Resumed(waits_for, arriving), scope)
 
     async def _wait(self, rest: "_Resumed", scope: Scope) -> bytes:
-        slot = _Slot(self._slow, self._clients.limited(peer_of(scope), scope["headers"]))
+        place = _Place(self._slow, self._clients.limited(peer_of(scope), scope["headers"]))
         seconds = self._settings.body_timeout_seconds
         try:
             async with asyncio.timeout(seconds) as timeout:
-                slot.take_when_slow(timeout)
+                place.take_when_slow(timeout)
                 return await rest
         except TimeoutError:
-            raise slot.refusal or BodyTimeout(f"the body did not arrive within {seconds} s") from None
+            raise place.refusal or BodyTimeout(f"the body did not arrive within {seconds} s") from None
         finally:
-            slot.release()
+            place.release()
 
 
 class _SlowBodies:
-    """Counts the bodies that arrive slowly: each takes one of a bounded number of slots."""
+    """Counts the bodies that arrive slowly: each takes one of a bounded number of places."""
 
-    def __init__(self, slots: int) -> None:
-        self._slots = slots
-        self._share = max(1, slots // SHARE)
+    def __init__(self, places: int) -> None:
+        self._places = places
+        self._share = max(1, places // SHARE)
         self._taken: Counter[str] = Counter()
 
     @property
@@ -87,9 +87,9 @@ class _SlowBodies:
         return self._taken.total()
 
     def take(self, client: str | None) -> RetryLater | None:
-        """Take a slot, or return why there is none; None is a trusted client."""
-        if self.taken >= self._slots:
-            return Overloaded(1, f"{self._slots} bodies arrive slowly already (SLOW_BODIES)", close=True)
+        """Take a place, or return why there is none; None is a trusted client."""
+        if self.taken >= self._places:
+            return Overloaded(1, f"{self._places} bodies arrive slowly already (SLOW_BODIES)", close=True)
         if client is not None and self._taken[client] >= self._share:
             detail = f"{self._share} bodies of {client} arrive slowly already (an eighth of SLOW_BODIES)"
             return RateExceeded(1, detail, close=True)
@@ -103,8 +103,8 @@ class _SlowBodies:
             del self._taken[name]  # else the table grows by each client that was ever slow
 
 
-class _Slot:
-    """The slot of one body: taken once the body is slow, released in the end."""
+class _Place:
+    """The place of one body: taken once the body is slow, released in the end."""
 
     def __init__(self, slow: _SlowBodies, client: str | None) -> None:
         self._slow = slow
@@ -137,12 +137,6 @@ class _Slot:
             self._timer.cancel()
         if self._taken:
             self._slow.release(self._client)
-
-
-def peer_of(scope: Scope) -> str:
-    """Return the address of who opened the connection; empty for a Unix socket, which has none."""
-    client = scope.get("client")
-    return client[0] if client else ""
 
 
 class _Resumed:

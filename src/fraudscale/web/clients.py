@@ -6,6 +6,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 
 from fraudscale.config import Network
+from fraudscale.telemetry.asgi import Scope
 
 HOPS: Final = 16
 """Proxies in a row that are followed back to the client."""
@@ -65,6 +66,12 @@ class Clients:
             return None
         client = str(ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
         return Address(client, _is_in(address, self._proxies), _is_in(address, self._trusted))
+
+
+def peer_of(scope: Scope) -> str:
+    """Return the address of who opened the connection; empty for a Unix socket, which has none."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _is_in(address: IPv4Address | IPv6Address, of: tuple[Network, ...]) -> bool:

@@ -94,15 +94,15 @@ def test_what_could_not_be_touched_is_not_taken_for_ended(trouble):
     assert "abort_transaction" not in producer.names()
 
 
-def test_leftovers_are_aborted_once_per_producer(delivery_of):
+def test_open_transactions_are_aborted_once_per_producer(delivery_of):
     spent, fresh = FakeProducer(begin_transaction=[failure(KafkaError._STATE)]), FakeProducer()
     delivery = delivery_of(spent, fresh)
     delivery.ask_for_id()
     with pytest.raises(KafkaException):
-        delivery.abort_leftovers(lambda: "group")
+        delivery.abort_open(lambda: "group")
     delivery.ask_for_id()
-    delivery.abort_leftovers(lambda: "group")
-    delivery.abort_leftovers(lambda: "group")
+    delivery.abort_open(lambda: "group")
+    delivery.abort_open(lambda: "group")
     assert fresh.names().count("abort_transaction") == 1
 
 

@@ -99,7 +99,7 @@ def pipe_on(consumer, owned):
         on_owned=lambda _: None,
     )
     pipe._consumer, pipe._owned = consumer, frozenset(owned)
-    pipe._delivery._producer, pipe._delivery._leftovers_aborted = object(), True
+    pipe._delivery._producer, pipe._delivery._open_aborted = object(), True
     return pipe
 
 
@@ -345,14 +345,14 @@ def test_without_any_position_time_passes_within_the_group():
     assert consumer.paused == {1}, "what came although it was paused is read again from the group's commit"
 
 
-def test_leftovers_that_can_not_be_aborted_keep_partitions_paused(monkeypatch):
+def test_open_transactions_that_can_not_be_aborted_keep_partitions_paused(monkeypatch):
     consumer = FakeConsumer([])
     pipe = pipe_on(consumer, {0})
 
     def fail(group):
         raise failure(KafkaError._STATE)
 
-    monkeypatch.setattr(pipe._delivery, "abort_leftovers", fail)
+    monkeypatch.setattr(pipe._delivery, "abort_open", fail)
     with capture_logs() as lines:
         pipe._pause({0})
         pipe.read(10, 0)

@@ -1,4 +1,4 @@
-"""Bodies: what is taken, and of those that take their time, who gets a slot and who gets none."""
+"""Bodies: what is taken, and of those that take their time, who gets a place and who gets none."""
 
 import asyncio
 import time
@@ -51,7 +51,7 @@ async def slow(reader, client="192.0.2.1"):
     return upload
 
 
-def test_a_body_that_is_here_needs_no_slot(reader):
+def test_a_body_that_is_here_needs_no_place(reader):
     async def run():
         made = reader(slow_bodies=1)
         held = await slow(made)
@@ -63,7 +63,7 @@ def test_a_body_that_is_here_needs_no_slot(reader):
     assert asyncio.run(run()) == b"{}"
 
 
-def test_a_body_just_behind_its_head_needs_no_slot(reader):
+def test_a_body_just_behind_its_head_needs_no_place(reader):
     async def run():
         made = reader(slow_bodies=1)
         held = await slow(made)
@@ -81,7 +81,7 @@ def test_a_body_just_behind_its_head_needs_no_slot(reader):
     asyncio.run(run())
 
 
-def test_one_client_gets_an_eighth_of_the_slots_and_a_trusted_one_all(reader):
+def test_one_client_gets_an_eighth_of_the_places_and_a_trusted_one_all(reader):
     async def run():
         made = reader(slow_bodies=16)
         held = [await slow(made) for _ in range(2)]
@@ -101,7 +101,7 @@ def test_one_client_gets_an_eighth_of_the_slots_and_a_trusted_one_all(reader):
     asyncio.run(run())
 
 
-def test_a_slot_is_free_again_whatever_ends_the_body(reader):
+def test_a_place_is_free_again_whatever_ends_the_body(reader):
     async def run():
         made = reader(slow_bodies=1)
         gone = await slow(made)
@@ -117,7 +117,7 @@ def test_a_slot_is_free_again_whatever_ends_the_body(reader):
     asyncio.run(run())
 
 
-def test_a_body_that_never_ends_is_given_up_and_its_slot_with_it(reader):
+def test_a_body_that_never_ends_is_given_up_and_its_place_with_it(reader):
     async def run():
         made = reader(slow_bodies=1, body_timeout_seconds=0.05)
         with pytest.raises(BodyTimeout, match=r"within 0\.05 s"):

@@ -80,7 +80,7 @@ class Blueprint:
         return self.external.get("kafka", f"{HOST}:{self.ports.kafka}")
 
     @property
-    def registry(self) -> str:
+    def mlflow(self) -> str:
         return self.external.get("mlflow", f"http://{HOST}:{self.ports.mlflow}")
 
     @property
@@ -118,7 +118,7 @@ class Blueprint:
         """What every process of ours is told; the rest it reads from `.env` like us."""
         return {
             "KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
-            "MLFLOW_TRACKING_URI": self.registry,
+            "MLFLOW_TRACKING_URI": self.mlflow,
             "MODEL_CACHE_DIR": str(self.model_cache),
             "PROMETHEUS_ENDPOINT": self.prometheus,
         }
