@@ -7,7 +7,7 @@ from fraudscale.alerting import alertmanager
 from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.install.ports import HOST
 from fraudscale.local.supervisor.state import ModelInUse
-from fraudscale.local.supervisor.supervise import Slot
+from fraudscale.local.supervisor.supervise import ManagedComponent
 from fraudscale.scoring import codec
 from fraudscale.scoring.records import Transaction
 
@@ -16,16 +16,22 @@ EXAMPLE: Final = Transaction("tx-1", 949.9, "electronics", 3, 6, 23, 1200.0)
 WITHOUT_ALERTMANAGER: Final = "the console shows alerts, and nobody gets them: Alertmanager can't be started here (`make doctor` says why)"
 
 
-def banner(blueprint: Blueprint, slots: list[Slot], model: ModelInUse, seconds: float) -> list[str]:
+def banner(
+    blueprint: Blueprint, components: list[ManagedComponent], model: ModelInUse, seconds: float
+) -> list[str]:
     """Write the lines.
 
     Args:
         blueprint: of what runs.
-        slots: with the addresses of what was started.
+        components: with the addresses of what was started.
         model: that scores.
         seconds: from the command's start until all was ready.
     """
-    addresses = {slot.component.name: slot.component.address for slot in slots if slot.component.address}
+    addresses = {
+        managed.component.name: managed.component.address
+        for managed in components
+        if managed.component.address
+    }
     entry = addresses["haproxy"]
     body = codec.encode_transaction(EXAMPLE).decode()
     return [
@@ -36,7 +42,7 @@ def banner(blueprint: Blueprint, slots: list[Slot], model: ModelInUse, seconds: 
         "",
         f"  try it: curl -s {entry}/predict -H 'content-type: application/json' -d '{body}'",
         "",
-        *(f"  {note}" for note in _notes(blueprint, {slot.component.name for slot in slots})),
+        *(f"  {note}" for note in _notes(blueprint, {managed.component.name for managed in components})),
         "",
     ]
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from fraudscale import metrics
 from fraudscale.local.running import get_json
-from fraudscale.local.supervisor.supervise import Slot, State, SupervisorEvent
+from fraudscale.local.supervisor.supervise import ManagedComponent, State, SupervisorEvent
 
 TAIL_SECONDS: Final = 0.5
 TAIL_BYTES: Final = 256 * 1024
@@ -87,9 +87,9 @@ class Terminal:
 class Starting:
     """Progress until all components are ready: a live table on a terminal, a line a component elsewhere."""
 
-    def __init__(self, terminal: Terminal, slots: Callable[[], Iterable[Slot]]) -> None:
+    def __init__(self, terminal: Terminal, components: Callable[[], Iterable[ManagedComponent]]) -> None:
         self._terminal = terminal
-        self._slots = slots
+        self._components = components
         self._live = Live(
             get_renderable=self._table,
             console=terminal.console,
@@ -117,15 +117,15 @@ class Starting:
         for heading in ("component", "state", "seconds", "address"):
             table.add_column(heading, justify="right" if heading == "seconds" else "left")
         now = time.monotonic()
-        for slot in list(self._slots()):
-            seconds = slot.seconds_to_ready if slot.settled else now - slot.since
-            shown = "" if slot.state is State.WAITING else f"{seconds:.1f}"
+        for managed in list(self._components()):
+            seconds = managed.seconds_to_ready if managed.settled else now - managed.since
+            shown = "" if managed.state is State.WAITING else f"{seconds:.1f}"
             table.add_row(
-                slot.component.name,
-                slot.state,
+                managed.component.name,
+                managed.state,
                 shown,
-                slot.component.address,
-                style=_STATE_STYLES.get(slot.state, "dim"),
+                managed.component.address,
+                style=_STATE_STYLES.get(managed.state, "dim"),
             )
         return table
 

@@ -29,7 +29,7 @@ from fraudscale.local.install.ports import MIN_REPLICAS, Ports, PortsTaken, ensu
 from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
-from fraudscale.local.supervisor.supervise import Slot, State, Supervisor, SupervisorEvent
+from fraudscale.local.supervisor.supervise import ManagedComponent, State, Supervisor, SupervisorEvent
 from fraudscale.local.terminal import EVENTS_LOG, LiveView, Starting, Terminal, prometheus_figures
 from fraudscale.stopping import SIGNALS, StopSignals
 
@@ -107,7 +107,7 @@ class Platform:
         self._home = blueprint.home
         self._logs = self._home / "logs"
         self._started_at = datetime.now(UTC)
-        self._follower = scale_file.ScaleFollower(self._home, clock.rfc3339(self._started_at, "seconds"))
+        self._scale = scale_file.ScaleWatcher(self._home, clock.rfc3339(self._started_at, "seconds"))
         self._desired = MIN_REPLICAS
         self._model = state.ModelInUse()
         self._written: state.Status | None = None
@@ -119,7 +119,7 @@ class Platform:
         self._supervisor = Supervisor(
             self._machine, assembly.components(blueprint), report=self._report, changed=self._write_state
         )
-        self._starting = Starting(terminal, self._slots)
+        self._starting = Starting(terminal, self._managed)
         self._live_view = LiveView(terminal, self._logs, self._figures, self._ready_replicas)
 
     def run(self) -> int:
@@ -146,7 +146,7 @@ class Platform:
             if self._asked_to_stop.is_set():
                 self._asked_to_stop.clear()
                 (self._supervisor.force if self._supervisor.stopping else self._supervisor.stop)()
-            self._follow_scale()
+            self._reconcile_replicas()
             self._supervisor.step()
             if time.monotonic() >= self._next_housekeeping:
                 self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
@@ -154,16 +154,16 @@ class Platform:
                 self._write_state()
             time.sleep(PACE_SECONDS)
 
-    def _follow_scale(self) -> None:
+    def _reconcile_replicas(self) -> None:
         """Start or drain replicas, once all of the platform was ready; a file that is refused leaves the last number."""
         if not self._supervisor.started or self._supervisor.stopping:
             return
         try:
-            if news := self._follower.news():
+            if news := self._scale.news():
                 self._desired = news.replicas
         except scale_file.ScaleRefused as error:
             self._report(SupervisorEvent("scale_refused", "autoscaler", "warning", {"reason": str(error)}))
-        follow(self._supervisor, self._desired, lambda slot: replica.components(self._blueprint, slot))
+        reconcile(self._supervisor, self._desired, lambda slot: replica.components(self._blueprint, slot))
 
     def _leave_nothing(self) -> None:
         """Kill what is left: after an error of ours everything, else only what left its process group."""
@@ -181,7 +181,7 @@ class Platform:
     def _announce(self) -> None:
         self._model = running.model_at(self._entry) or self._model
         seconds = time.monotonic() - self._began
-        for line in banner(self._blueprint, self._slots(), self._model, seconds):
+        for line in banner(self._blueprint, self._managed(), self._model, seconds):
             self._terminal.say(line)
         self._live_view.start()
 
@@ -190,7 +190,7 @@ class Platform:
         if failure is None:
             self._terminal.say("stopping (Ctrl-C again stops at once)")
             return
-        log = self._logs / self._supervisor.slots[failure.component].component.log_name
+        log = self._logs / self._supervisor.managed[failure.component].component.log_name
         self._terminal.say(f"{failure.component} failed to start: {failure.reason}", "red")
         for line in machine.last_lines(log, LAST_LINES):
             self._terminal.say(f"  {line}")
@@ -214,7 +214,7 @@ class Platform:
     def _write_state(self) -> None:
         """Bring `run/status.json` and Prometheus's targets up to date, as far as they changed."""
         status = state.describe(
-            self._slots(),
+            self._managed(),
             ready=self._supervisor.ready,
             started_at=self._started_at,
             model=self._model,
@@ -228,7 +228,7 @@ class Platform:
             return
         try:
             state.write(self._home, status)
-            assembly.write_targets(self._blueprint, live_slots(self._slots()))
+            assembly.write_targets(self._blueprint, live_slots(self._managed()))
         except OSError as error:  # a full disk: the platform runs on, and the next second tries again
             self._events.write(
                 SupervisorEvent("status_not_written", "supervisor", "warning", {"error": str(error)})
@@ -236,8 +236,8 @@ class Platform:
         else:
             self._written = status
 
-    def _slots(self) -> list[Slot]:
-        return list(self._supervisor.slots.values())
+    def _managed(self) -> list[ManagedComponent]:
+        return list(self._supervisor.managed.values())
 
     def _ready_replicas(self) -> tuple[int, int]:
         replicas = self._written.replicas if self._written else []
@@ -245,7 +245,7 @@ class Platform:
 
     @property
     def _entry(self) -> str:
-        return self._supervisor.slots["haproxy"].component.address
+        return self._supervisor.managed["haproxy"].component.address
 
 
 def stop_signals(asked: Event) -> StopSignals:
@@ -278,20 +278,20 @@ class EventLog:
             return
 
 
-def live_slots(slots: list[Slot]) -> list[int]:
+def live_slots(components: list[ManagedComponent]) -> list[int]:
     """Return the numbers of the replica slots that are to run, for Prometheus; one that restarts is among them."""
     names = {
-        slot.component.name.partition("/")[0]
-        for slot in slots
-        if "/" in slot.component.name and not slot.leaving
+        managed.component.name.partition("/")[0]
+        for managed in components
+        if "/" in managed.component.name and not managed.leaving
     }
     return sorted(int(name.rpartition("-")[2]) for name in names)
 
 
-def follow(supervisor: Supervisor, desired: int, replica: Callable[[int], list[Component]]) -> None:
+def reconcile(supervisor: Supervisor, desired: int, replica: Callable[[int], list[Component]]) -> None:
     """Let slots 1 … `desired` run: add what is missing, drain what is above. A slot that still leaves is waited for."""
-    names = list(supervisor.slots)
-    for slot in live_slots(list(supervisor.slots.values())):
+    names = list(supervisor.managed)
+    for slot in live_slots(list(supervisor.managed.values())):
         if slot > desired:
             supervisor.remove(name for name in names if name.startswith(f"replica-{slot}/"))
     for slot in range(1, desired + 1):

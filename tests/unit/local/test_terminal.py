@@ -8,7 +8,7 @@ from rich.console import Console
 
 from fraudscale.local import terminal as console_log
 from fraudscale.local.supervisor.component import Component
-from fraudscale.local.supervisor.supervise import Slot, State, SupervisorEvent
+from fraudscale.local.supervisor.supervise import ManagedComponent, State, SupervisorEvent
 from fraudscale.local.terminal import Filter, Starting, Tail, Terminal, marked_lines, readable
 
 PREDICTION = b'{"event":"prediction_made","level":"info","transaction_id":"tx-1","fraud_probability":0.5}\n'
@@ -124,8 +124,8 @@ def test_without_a_terminal_there_is_no_colour_and_a_line_a_part():
 
 def test_on_a_terminal_there_is_a_table_of_parts():
     out = terminal(interactive=True)
-    slot = Slot(Component("kafka", ("run",), address="127.0.0.1:9092"), state=State.STARTING)
-    with Starting(out, lambda: [slot]):
+    managed = ManagedComponent(Component("kafka", ("run",), address="127.0.0.1:9092"), state=State.STARTING)
+    with Starting(out, lambda: [managed]):
         pass
     assert "kafka" in shown(out)
     assert "starting" in shown(out)

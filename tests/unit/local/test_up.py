@@ -31,7 +31,7 @@ from fraudscale.local.install.ports import Ports, claim_block
 from fraudscale.local.scaling import scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
-from fraudscale.local.supervisor.supervise import Slot, State, SupervisorEvent
+from fraudscale.local.supervisor.supervise import ManagedComponent, State, SupervisorEvent
 from fraudscale.local.terminal import Terminal
 from fraudscale.scoring import codec
 
@@ -98,8 +98,8 @@ def when_stopping(status):
     return any(component.state == "stopping" for component in status.components)
 
 
-def slot(name, address):
-    return Slot(Component(name, ("run",), address=address), state=State.READY)
+def managed(name, address):
+    return ManagedComponent(Component(name, ("run",), address=address), state=State.READY)
 
 
 def test_a_platform_of_tiny_parts_starts_tells_and_stops_on_a_signal(run, blueprint):
@@ -201,9 +201,12 @@ def test_without_the_training_libraries_the_way_is_shown(local, monkeypatch, cap
 
 
 def test_the_banner_has_every_address_and_an_example_that_is_a_transaction(blueprint):
-    slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
-    slots += [slot("replica-1/serve", "127.0.0.1:8101"), slot("replica-1/stream", "127.0.0.1:8201")]
-    text = "\n".join(banner.banner(blueprint, slots, state.ModelInUse("3", "champion"), 31.2))
+    components = [managed("haproxy", "http://127.0.0.1:8000"), managed("kafka", "127.0.0.1:9092")]
+    components += [
+        managed("replica-1/serve", "127.0.0.1:8101"),
+        managed("replica-1/stream", "127.0.0.1:8201"),
+    ]
+    text = "\n".join(banner.banner(blueprint, components, state.ModelInUse("3", "champion"), 31.2))
     for expected in (
         "31.2 s",
         "model 3 (champion)",
@@ -219,9 +222,9 @@ def test_the_banner_has_every_address_and_an_example_that_is_a_transaction(bluep
 
 
 def test_live_slots_are_those_not_leaving():
-    slots = [slot(f"replica-{i}/{half}", "") for i in (1, 2, 10) for half in ("serve", "stream")]
-    slots[2].leaving = slots[3].leaving = True
-    assert up.live_slots([*slots, slot("kafka", "")]) == [1, 10]
+    components = [managed(f"replica-{i}/{half}", "") for i in (1, 2, 10) for half in ("serve", "stream")]
+    components[2].leaving = components[3].leaving = True
+    assert up.live_slots([*components, managed("kafka", "")]) == [1, 10]
 
 
 def replica(number):
@@ -234,10 +237,10 @@ def test_slots_are_taken_on_and_drained_until_there_are_as_many_as_desired():
     events = []
     world = World(*replica(1), *replica(2))
     for desired, expected in ((4, [1, 2, 3, 4]), (3, [1, 2, 3]), (3, [1, 2, 3]), (2, [1, 2])):
-        up.follow(world.supervisor, desired, replica)
-        assert up.live_slots(list(world.supervisor.slots.values())) == expected, events
+        up.reconcile(world.supervisor, desired, replica)
+        assert up.live_slots(list(world.supervisor.managed.values())) == expected, events
         world.run(1)
-    assert list(world.supervisor.slots) == [
+    assert list(world.supervisor.managed) == [
         "replica-1/serve",
         "replica-1/stream",
         "replica-2/serve",
@@ -250,13 +253,13 @@ def test_slots_are_taken_on_and_drained_until_there_are_as_many_as_desired():
 def test_a_slot_that_is_desired_again_while_it_leaves_comes_back_once_it_is_gone():
     world = World(*replica(1), *replica(2)).run()
     world.child("replica-2/serve").stubborn = True
-    up.follow(world.supervisor, 1, replica)
+    up.reconcile(world.supervisor, 1, replica)
     world.run(0.5)
-    up.follow(world.supervisor, 2, replica)
-    assert up.live_slots(list(world.supervisor.slots.values())) == [1]
+    up.reconcile(world.supervisor, 2, replica)
+    assert up.live_slots(list(world.supervisor.managed.values())) == [1]
     world.run(6)
-    up.follow(world.supervisor, 2, replica)
-    assert up.live_slots(list(world.supervisor.slots.values())) == [1, 2]
+    up.reconcile(world.supervisor, 2, replica)
+    assert up.live_slots(list(world.supervisor.managed.values())) == [1, 2]
     assert world.run(1).supervisor.ready
 
 
@@ -315,8 +318,8 @@ def test_a_manifest_that_cannot_be_used_is_one_line_before_anything_starts(local
 @pytest.mark.parametrize(("scale", "told"), [(1, False), (10, True)])
 def test_the_banner_tells_of_another_time_scale(blueprint, scale, told):
     local = blueprint.local.model_copy(update={"time_scale": scale})
-    slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
-    text = "\n".join(banner.banner(replace(blueprint, local=local), slots, state.ModelInUse(), 1))
+    components = [managed("haproxy", "http://127.0.0.1:8000"), managed("kafka", "127.0.0.1:9092")]
+    text = "\n".join(banner.banner(replace(blueprint, local=local), components, state.ModelInUse(), 1))
     assert ("runs 10 times as fast" in text) == told
 
 
@@ -332,18 +335,18 @@ def test_the_banner_tells_of_another_time_scale(blueprint, scale, told):
     ],
 )
 def test_the_banner_says_who_is_told_of_alerts_and_no_secret(blueprint, alerts, told):
-    slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
+    components = [managed("haproxy", "http://127.0.0.1:8000"), managed("kafka", "127.0.0.1:9092")]
     blueprint = replace(blueprint, alerts=AlertSettings(**alerts))
-    text = "\n".join(banner.banner(blueprint, slots, state.ModelInUse(), 1))
+    text = "\n".join(banner.banner(blueprint, components, state.ModelInUse(), 1))
     assert told in text
     assert "secret" not in text
 
 
 def test_the_banner_does_not_promise_messages_of_an_alertmanager_that_was_left_out(blueprint):
-    slots = [slot("haproxy", "http://127.0.0.1:8000"), slot("kafka", "127.0.0.1:9092")]
+    components = [managed("haproxy", "http://127.0.0.1:8000"), managed("kafka", "127.0.0.1:9092")]
     alerts = AlertSettings(alert_webhook_url="https://hooks/secret")
     b = replace(blueprint, alerts=alerts, tools=SimpleNamespace(alertmanager=None))
-    text = "\n".join(banner.banner(b, slots, state.ModelInUse(), 1))
+    text = "\n".join(banner.banner(b, components, state.ModelInUse(), 1))
     assert "nobody gets them: Alertmanager can't be started here" in text
     assert "Slack" not in text
 

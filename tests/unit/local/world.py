@@ -77,7 +77,7 @@ class World:
         return [name for name, _ in self.machine.spawned]
 
     def state(self, name):
-        return self.supervisor.slots[name].state
+        return self.supervisor.managed[name].state
 
     def told(self, kind):
         return [event.component for event in self.events if event.kind == kind]

@@ -1,7 +1,8 @@
 """The HPA controller of one machine: measures replicas, decides as Kubernetes does, and writes down how many there should be.
 
-It starts and stops nothing itself: the supervisor follows `run/scale.json`. What it remembers lies in `run/autoscaler.json`,
-so that a restart doesn't forget windows and policies, as the controller of a cluster does; `up` removes both files.
+It starts and stops nothing itself: the supervisor reconciles the replicas with `run/scale.json`. What it remembers lies
+in `run/autoscaler.json`, so that a restart doesn't forget windows and policies, as the controller of a cluster does; `up`
+removes both files.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence

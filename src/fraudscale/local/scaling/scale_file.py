@@ -1,6 +1,7 @@
 """How many replicas should run: `run/scale.json`, this machine's stand-in for a Deployment's scale sub-resource.
 
-The autoscaler writes it and the supervisor follows it; a person may write it too, as with `kubectl scale`.
+The autoscaler writes it and the supervisor reconciles the replicas with it; a person may write it too, as with
+`kubectl scale`.
 """
 
 from pathlib import Path
@@ -76,7 +77,7 @@ def write(home: Path, desired: Scale) -> None:
     files.replace(path(home), msgspec.json.format(msgspec.json.encode(desired), indent=2) + b"\n")
 
 
-class ScaleFollower:
+class ScaleWatcher:
     """Looks again and again, cheaply: the file is read when it was replaced, and what is wrong with it is said once."""
 
     def __init__(self, home: Path, run: str) -> None:
@@ -88,7 +89,7 @@ class ScaleFollower:
         """Return what the file says if it is new since the last call.
 
         Raises:
-            ScaleRefused: there is a new file, and it can't be followed.
+            ScaleRefused: there is a new file, and it can't be used.
         """
         seen = self._stamp()
         if seen == self._seen:

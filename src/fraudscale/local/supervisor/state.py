@@ -16,7 +16,7 @@ import psutil
 
 from fraudscale import clock, files
 from fraudscale.errors import FraudscaleError
-from fraudscale.local.supervisor.supervise import Slot, State
+from fraudscale.local.supervisor.supervise import ManagedComponent, State
 
 CLOCK_SECONDS: Final = 2.0
 """A process's create time is read from the wall clock, which may be set right in between."""
@@ -175,7 +175,7 @@ def write(home: Path, status: Status) -> None:
 
 
 def describe(
-    slots: Iterable[Slot],
+    components: Iterable[ManagedComponent],
     *,
     ready: bool,
     started_at: datetime,
@@ -183,48 +183,50 @@ def describe(
     ports: Mapping[str, int],
     used: Iterable[ComponentStatus] = (),
 ) -> Status:
-    """Put the supervisor's slots into the shape of `run/status.json`.
+    """Put the supervisor's components into the shape of `run/status.json`.
 
     Args:
-        slots: the supervisor's.
+        components: the supervisor's.
         ready: whether the whole platform is.
         started_at: of the supervisor; with a zone.
         model: what the entry said last.
         ports: the table of this run.
         used: components that are used and were not started by us.
     """
-    slots = list(slots)
-    single = [slot for slot in slots if "/" not in slot.component.name]
+    components = list(components)
+    single = [managed for managed in components if "/" not in managed.component.name]
     return Status(
         ready=ready,
-        components=[*(_component(slot) for slot in single if not slot.component.once), *used],
-        replicas=_replicas(slots),
+        components=[*(_component(managed) for managed in single if not managed.component.once), *used],
+        replicas=_replicas(components),
         model=model,
-        jobs={slot.component.name: slot.state.value for slot in single if slot.component.once},
+        jobs={managed.component.name: managed.state.value for managed in single if managed.component.once},
         started_at=clock.rfc3339(started_at, "seconds"),
         supervisor=identify("supervisor", os.getpid()),
-        processes=[identify(slot.component.name, slot.pid) for slot in slots if slot.pid],
+        processes=[identify(managed.component.name, managed.pid) for managed in components if managed.pid],
         ports=dict(ports),
     )
 
 
-def _component(slot: Slot) -> ComponentStatus:
-    return ComponentStatus(slot.component.name, slot.state.value, slot.component.address, slot.pid)
+def _component(managed: ManagedComponent) -> ComponentStatus:
+    return ComponentStatus(
+        managed.component.name, managed.state.value, managed.component.address, managed.pid
+    )
 
 
-def _replicas(slots: Iterable[Slot]) -> list[Replica]:
+def _replicas(components: Iterable[ManagedComponent]) -> list[Replica]:
     # The two processes of a replica are one line for a reader, as a pod is with its two containers.
-    halves: dict[str, dict[str, Slot]] = {}
-    for slot in slots:
-        replica, slash, half = slot.component.name.partition("/")
+    halves: dict[str, dict[str, ManagedComponent]] = {}
+    for managed in components:
+        replica, slash, half = managed.component.name.partition("/")
         if slash:
-            halves.setdefault(replica, {})[half] = slot
+            halves.setdefault(replica, {})[half] = managed
     return [_replica(name, components) for name, components in halves.items()]
 
 
-def _replica(name: str, components: Mapping[str, Slot]) -> Replica:
+def _replica(name: str, components: Mapping[str, ManagedComponent]) -> Replica:
     serve, stream = components.get("serve"), components.get("stream")
-    states = [slot.state for slot in components.values()]
+    states = [managed.state for managed in components.values()]
     # The worse half speaks: a replica that scores over HTTP alone is not ready.
     state = next((s for s in states if s is not State.READY), State.READY)
     return Replica(
@@ -233,10 +235,10 @@ def _replica(name: str, components: Mapping[str, Slot]) -> Replica:
         serve.pid if serve else None,
         stream.pid if stream else None,
         serve.component.address if serve else "",
-        started=min(slot.added for slot in components.values()),
-        ready_since=max(_ready_since(slot) for slot in components.values()),
+        started=min(managed.added for managed in components.values()),
+        ready_since=max(_ready_since(managed) for managed in components.values()),
     )
 
 
-def _ready_since(slot: Slot) -> float:
-    return slot.since if slot.was_ready else slot.added
+def _ready_since(managed: ManagedComponent) -> float:
+    return managed.since if managed.was_ready else managed.added

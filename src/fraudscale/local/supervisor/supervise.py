@@ -93,7 +93,7 @@ class Failure:
 
 
 @dataclass
-class Slot:
+class ManagedComponent:
     """A component and what became of it."""
 
     component: Component
@@ -152,14 +152,14 @@ class Supervisor:
         self._changed = changed
         self._dirty = False
         self._stop_by: float | None = None
-        self._steps: dict[State, Callable[[Slot], None]] = {
+        self._steps: dict[State, Callable[[ManagedComponent], None]] = {
             State.WAITING: self._step_waiting,
             State.STARTING: self._step_starting,
             State.READY: self._step_ready,
             State.RESTARTING: self._step_restarting,
             State.STOPPING: self._step_stopping,
         }
-        self.slots: dict[str, Slot] = {}
+        self.managed: dict[str, ManagedComponent] = {}
         self.started = False
         """All components were ready once; from then on a death means a restart, not the end."""
         self.failure: Failure | None = None
@@ -170,7 +170,7 @@ class Supervisor:
         return (
             self.started
             and not self.stopping
-            and all(s.settled for s in self.slots.values() if not s.leaving)
+            and all(m.settled for m in self.managed.values() if not m.leaving)
         )
 
     @property
@@ -183,7 +183,7 @@ class Supervisor:
         if self._stop_by is None:
             return False
         # Not even a kill ends a process that hangs in the kernel (a dead disk): the exit doesn't wait for it.
-        nothing_left = all(slot.child is None for slot in self.slots.values())
+        nothing_left = all(managed.child is None for managed in self.managed.values())
         return nothing_left or self._machine.now() > self._stop_by + 1
 
     def add(self, components: Iterable[Component]) -> None:
@@ -193,20 +193,20 @@ class Supervisor:
             ValueError: a name is taken (also by one that is still leaving), or a need is unknown.
         """
         now = self._machine.now()
-        new = {component.name: Slot(component, since=now, added=now) for component in components}
-        if taken := new.keys() & self.slots.keys():
+        new = {component.name: ManagedComponent(component, since=now, added=now) for component in components}
+        if taken := new.keys() & self.managed.keys():
             raise ValueError(f"there are components called {sorted(taken)} already")
-        for slot in new.values():
-            if unknown := set(slot.component.needs) - new.keys() - self.slots.keys():
-                raise ValueError(f"{slot.component.name} needs {sorted(unknown)}, which nobody starts")
-        self.slots |= new
+        for managed in new.values():
+            if unknown := set(managed.component.needs) - new.keys() - self.managed.keys():
+                raise ValueError(f"{managed.component.name} needs {sorted(unknown)}, which nobody starts")
+        self.managed |= new
         self._dirty = True
 
     def remove(self, names: Iterable[str]) -> None:
         """Stop these components side by side, as each says, and forget them once they are gone."""
-        for slot in [self.slots[name] for name in names]:
-            slot.leaving = True
-            self._begin_stop(slot, self._machine.now() + slot.component.stop_seconds)
+        for managed in [self.managed[name] for name in names]:
+            managed.leaving = True
+            self._begin_stop(managed, self._machine.now() + managed.component.stop_seconds)
 
     def stop(self) -> None:
         """Stop everything, phase after phase, within `STOP_SECONDS`. Asking again changes nothing."""
@@ -217,18 +217,18 @@ class Supervisor:
     def force(self) -> None:
         """Kill every process group at once."""
         self.stop()
-        for slot in self.slots.values():
-            self._begin_stop(slot, self._machine.now())
+        for managed in self.managed.values():
+            self._begin_stop(managed, self._machine.now())
 
     def step(self) -> None:
         """Look at everything once and do what is due; never blocks."""
         if self._stop_by is not None:
             self._stop_next_phase(self._stop_by)
-        for slot in list(self.slots.values()):
-            if step := self._steps.get(slot.state):
-                step(slot)
+        for managed in list(self.managed.values()):
+            if step := self._steps.get(managed.state):
+                step(managed)
         # All at one moment: what was ready a minute ago and is not now is no platform to announce.
-        if not self.started and not self.stopping and all(slot.settled for slot in self.slots.values()):
+        if not self.started and not self.stopping and all(m.settled for m in self.managed.values()):
             self.started = self._dirty = True
         if self._dirty:
             self._dirty = False
@@ -236,174 +236,182 @@ class Supervisor:
 
     # The steps of each state.
 
-    def _step_waiting(self, slot: Slot) -> None:
-        needs = (self.slots.get(name) for name in slot.component.needs)
+    def _step_waiting(self, managed: ManagedComponent) -> None:
+        needs = (self.managed.get(name) for name in managed.component.needs)
         # A need that was removed since had been ready before. A failure may have begun the stop within this step.
         if not self.stopping and all(need is None or need.was_ready for need in needs):
-            self._spawn(slot)
+            self._spawn(managed)
 
-    def _step_starting(self, slot: Slot) -> None:
-        if self._ended(slot):
+    def _step_starting(self, managed: ManagedComponent) -> None:
+        if self._ended(managed):
             return
-        if not slot.component.once and self._answers(slot, ASK_SECONDS):
-            self._is_ready(slot)
-        elif not self.started and not self.stopping and self._seconds_in(slot) > slot.component.ready_seconds:
-            self._fail(slot, f"not ready after {slot.component.ready_seconds:.0f} s")
+        if not managed.component.once and self._answers(managed, ASK_SECONDS):
+            self._is_ready(managed)
+        elif (
+            not self.started
+            and not self.stopping
+            and self._seconds_in(managed) > managed.component.ready_seconds
+        ):
+            self._fail(managed, f"not ready after {managed.component.ready_seconds:.0f} s")
 
-    def _step_ready(self, slot: Slot) -> None:
-        if self._ended(slot):
+    def _step_ready(self, managed: ManagedComponent) -> None:
+        if self._ended(managed):
             return
-        answer = self._answers(slot, ASK_READY_SECONDS)
+        answer = self._answers(managed, ASK_READY_SECONDS)
         if answer is not None:
-            slot.misses = 0 if answer else slot.misses + 1
+            managed.misses = 0 if answer else managed.misses + 1
         # Nothing is killed for answering late: on a busy machine a restart would only add load.
-        if slot.misses >= MISSES:
-            self._enter(slot, State.STARTING)
-            self._tell("part_unready", slot, "warning")
+        if managed.misses >= MISSES:
+            self._enter(managed, State.STARTING)
+            self._tell("part_unready", managed, "warning")
 
-    def _step_restarting(self, slot: Slot) -> None:
-        if self._machine.now() >= slot.due:
-            self._spawn(slot)
+    def _step_restarting(self, managed: ManagedComponent) -> None:
+        if self._machine.now() >= managed.due:
+            self._spawn(managed)
 
-    def _step_stopping(self, slot: Slot) -> None:
-        child = slot.child
+    def _step_stopping(self, managed: ManagedComponent) -> None:
+        child = managed.child
         if child is None or (child.exit_code() is not None and not child.group_lives()):
-            self._is_stopped(slot)
-        elif self._machine.now() >= slot.due:
-            self._kill(slot, child)
-        elif child.exit_code() is not None and not slot.group_told:
+            self._is_stopped(managed)
+        elif self._machine.now() >= managed.due:
+            self._kill(managed, child)
+        elif child.exit_code() is not None and not managed.group_told:
             # The leader went without its own children (MLflow's does): they get the same chance to end well.
             # Once: a second SIGTERM means "at once" to many programs.
-            slot.group_told = True
+            managed.group_told = True
             child.signal_group(SIGTERM)
 
     # Transitions.
 
-    def _seconds_in(self, slot: Slot) -> float:
-        return self._machine.now() - slot.since
+    def _seconds_in(self, managed: ManagedComponent) -> float:
+        return self._machine.now() - managed.since
 
-    def _enter(self, slot: Slot, state: State) -> None:
-        slot.state, slot.since = state, self._machine.now()
+    def _enter(self, managed: ManagedComponent, state: State) -> None:
+        managed.state, managed.since = state, self._machine.now()
         # An answer that is still on its way is about the state before, perhaps about another process.
-        slot.answer, slot.ask_at, slot.misses = None, 0.0, 0
+        managed.answer, managed.ask_at, managed.misses = None, 0.0, 0
         self._dirty = True
 
     def _tell(
-        self, kind: str, slot: Slot, level: Literal["info", "warning", "error"] = "info", **details: object
+        self,
+        kind: str,
+        managed: ManagedComponent,
+        level: Literal["info", "warning", "error"] = "info",
+        **details: object,
     ) -> None:
-        self._report(SupervisorEvent(kind, slot.component.name, level, details))
+        self._report(SupervisorEvent(kind, managed.component.name, level, details))
 
-    def _spawn(self, slot: Slot) -> None:
-        restart = slot.state is State.RESTARTING
+    def _spawn(self, managed: ManagedComponent) -> None:
+        restart = managed.state is State.RESTARTING
         try:
-            slot.child = self._machine.spawn(slot.component)
+            managed.child = self._machine.spawn(managed.component)
         except OSError as error:
-            self._died(slot, f"could not be started: {error}")
+            self._died(managed, f"could not be started: {error}")
             return
-        self._enter(slot, State.STARTING)
-        self._tell("part_restarted" if restart else "part_started", slot, pid=slot.child.pid)
+        self._enter(managed, State.STARTING)
+        self._tell("part_restarted" if restart else "part_started", managed, pid=managed.child.pid)
 
-    def _is_ready(self, slot: Slot) -> None:
-        slot.seconds_to_ready = self._seconds_in(slot)
-        slot.was_ready = True
-        self._enter(slot, State.READY)
-        self._tell("part_ready", slot, seconds=round(slot.seconds_to_ready, 1))
+    def _is_ready(self, managed: ManagedComponent) -> None:
+        managed.seconds_to_ready = self._seconds_in(managed)
+        managed.was_ready = True
+        self._enter(managed, State.READY)
+        self._tell("part_ready", managed, seconds=round(managed.seconds_to_ready, 1))
 
-    def _answers(self, slot: Slot, pause: float) -> bool | None:
+    def _answers(self, managed: ManagedComponent, pause: float) -> bool | None:
         """Return the answer that came since the last call, if one did; see that the next question is asked."""
-        if slot.component.ready is None:
-            return slot.state is State.READY or self._seconds_in(slot) >= SETTLE_SECONDS
+        if managed.component.ready is None:
+            return managed.state is State.READY or self._seconds_in(managed) >= SETTLE_SECONDS
         now = self._machine.now()
-        if slot.answer is None:
-            if now >= slot.ask_at:
-                slot.answer = self._machine.ask(slot.component.ready)
-                slot.ask_at = now + pause
+        if managed.answer is None:
+            if now >= managed.ask_at:
+                managed.answer = self._machine.ask(managed.component.ready)
+                managed.ask_at = now + pause
             return None
-        if not slot.answer.done():
+        if not managed.answer.done():
             return None
-        answer, slot.answer = slot.answer, None
+        answer, managed.answer = managed.answer, None
         return answer.exception() is None and answer.result()
 
-    def _ended(self, slot: Slot) -> bool:
-        code = slot.child.exit_code() if slot.child else None
-        if slot.child is None or code is None:
+    def _ended(self, managed: ManagedComponent) -> bool:
+        code = managed.child.exit_code() if managed.child else None
+        if managed.child is None or code is None:
             return False
         # What a dead leader leaves behind would hold the ports that its successor needs.
-        slot.child.signal_group(SIGKILL)
-        slot.child = None
-        if slot.component.once and code == 0:
-            slot.seconds_to_ready = self._seconds_in(slot)
-            slot.was_ready = True
-            self._enter(slot, State.DONE)
-            self._tell("job_done", slot, seconds=round(slot.seconds_to_ready, 1))
+        managed.child.signal_group(SIGKILL)
+        managed.child = None
+        if managed.component.once and code == 0:
+            managed.seconds_to_ready = self._seconds_in(managed)
+            managed.was_ready = True
+            self._enter(managed, State.DONE)
+            self._tell("job_done", managed, seconds=round(managed.seconds_to_ready, 1))
         else:
-            self._died(slot, _how(code))
+            self._died(managed, _how(code))
         return True
 
-    def _died(self, slot: Slot, reason: str) -> None:
+    def _died(self, managed: ManagedComponent, reason: str) -> None:
         if self.stopping:
-            self._enter(slot, State.STOPPED)
-            self._tell("part_died", slot, "warning", reason=reason)
-        elif slot.component.once or not self.started:
+            self._enter(managed, State.STOPPED)
+            self._tell("part_died", managed, "warning", reason=reason)
+        elif managed.component.once or not self.started:
             # During the start a person waits and a wrong setting is likelier than a crash: say it instead of trying again.
-            self._fail(slot, reason)
+            self._fail(managed, reason)
         else:
-            self._restart_later(slot, reason)
+            self._restart_later(managed, reason)
 
-    def _restart_later(self, slot: Slot, reason: str) -> None:
+    def _restart_later(self, managed: ManagedComponent, reason: str) -> None:
         # A crash loop gets slower and slower; one crash after an hour is no loop.
-        if slot.state is State.READY and self._seconds_in(slot) >= HEALTHY_SECONDS:
-            slot.backoff = FIRST_BACKOFF
-        slot.due = self._machine.now() + slot.backoff
-        self._enter(slot, State.RESTARTING)
-        self._tell("part_died", slot, "error", reason=reason, restart_in_seconds=slot.backoff)
-        slot.backoff = min(slot.backoff * 2, LONGEST_BACKOFF)
+        if managed.state is State.READY and self._seconds_in(managed) >= HEALTHY_SECONDS:
+            managed.backoff = FIRST_BACKOFF
+        managed.due = self._machine.now() + managed.backoff
+        self._enter(managed, State.RESTARTING)
+        self._tell("part_died", managed, "error", reason=reason, restart_in_seconds=managed.backoff)
+        managed.backoff = min(managed.backoff * 2, LONGEST_BACKOFF)
 
-    def _fail(self, slot: Slot, reason: str) -> None:
-        self._enter(slot, State.FAILED)
-        self._tell("part_failed", slot, "error", reason=reason)
+    def _fail(self, managed: ManagedComponent, reason: str) -> None:
+        self._enter(managed, State.FAILED)
+        self._tell("part_failed", managed, "error", reason=reason)
         if not self.started and self.failure is None:
-            self.failure = Failure(slot.component.name, reason)
+            self.failure = Failure(managed.component.name, reason)
             self.stop()
 
     # The stop.
 
     def _stop_next_phase(self, stop_by: float) -> None:
-        for slot in self.slots.values():
-            if slot.child is None and slot.state in {State.WAITING, State.RESTARTING}:
-                self._enter(slot, State.STOPPED)
-        running = [slot for slot in self.slots.values() if slot.child]
-        phases = sorted({slot.component.stop_phase for slot in running})
-        for slot in running:
-            if slot.component.stop_phase == phases[0] or self._machine.now() >= stop_by:
+        for managed in self.managed.values():
+            if managed.child is None and managed.state in {State.WAITING, State.RESTARTING}:
+                self._enter(managed, State.STOPPED)
+        running = [managed for managed in self.managed.values() if managed.child]
+        phases = sorted({managed.component.stop_phase for managed in running})
+        for managed in running:
+            if managed.component.stop_phase == phases[0] or self._machine.now() >= stop_by:
                 # After the deadline the limit lies in the past, so that all phases are killed together.
                 limit = stop_by - PHASE_SECONDS * (len(phases) - 1)
-                self._begin_stop(slot, min(self._machine.now() + slot.component.stop_seconds, limit))
+                self._begin_stop(managed, min(self._machine.now() + managed.component.stop_seconds, limit))
 
-    def _begin_stop(self, slot: Slot, kill_at: float) -> None:
-        slot_is_told = slot.state is State.STOPPING
+    def _begin_stop(self, managed: ManagedComponent, kill_at: float) -> None:
+        is_told = managed.state is State.STOPPING
         # Called again in each step of its phase: the kill may come earlier than promised, never later.
-        slot.due = min(slot.due, kill_at) if slot_is_told else kill_at
-        if slot_is_told or (slot.child is None and not slot.leaving):
+        managed.due = min(managed.due, kill_at) if is_told else kill_at
+        if is_told or (managed.child is None and not managed.leaving):
             return
-        self._enter(slot, State.STOPPING)
-        if slot.child:
+        self._enter(managed, State.STOPPING)
+        if managed.child:
             # The leader alone: a program that stops its own children in order must not find them gone.
-            slot.child.signal(SIGTERM)
+            managed.child.signal(SIGTERM)
 
-    def _kill(self, slot: Slot, child: Child) -> None:
-        if not slot.killed:
-            slot.killed = True
-            self._tell("part_killed", slot, "warning", after_seconds=round(self._seconds_in(slot), 1))
+    def _kill(self, managed: ManagedComponent, child: Child) -> None:
+        if not managed.killed:
+            managed.killed = True
+            self._tell("part_killed", managed, "warning", after_seconds=round(self._seconds_in(managed), 1))
         child.signal_group(SIGKILL)
 
-    def _is_stopped(self, slot: Slot) -> None:
-        code = slot.child.exit_code() if slot.child else None
-        slot.child = None
-        self._enter(slot, State.STOPPED)
-        self._tell("part_stopped", slot, code=code)
-        if slot.leaving:
-            del self.slots[slot.component.name]
+    def _is_stopped(self, managed: ManagedComponent) -> None:
+        code = managed.child.exit_code() if managed.child else None
+        managed.child = None
+        self._enter(managed, State.STOPPED)
+        self._tell("part_stopped", managed, code=code)
+        if managed.leaving:
+            del self.managed[managed.component.name]
 
 
 def _how(code: int) -> str:

@@ -1,11 +1,11 @@
-"""`run/scale.json`: followed when it is for this run, refused once with the reason when it is not."""
+"""`run/scale.json`: taken when it is for this run, refused once with the reason when it is not."""
 
 import json
 
 import pytest
 
 from fraudscale.local.scaling import scale_file
-from fraudscale.local.scaling.scale_file import Scale, ScaleFollower, ScaleRefused
+from fraudscale.local.scaling.scale_file import Scale, ScaleRefused, ScaleWatcher
 
 RUN = "2026-11-24T00:00:00Z"
 
@@ -29,12 +29,12 @@ def test_the_number_is_read_as_it_was_written_and_nothing_else_is_left(home):
 
 
 def test_each_number_is_news_once(home):
-    follower = ScaleFollower(home, RUN)
-    assert follower.news() is None
+    watcher = ScaleWatcher(home, RUN)
+    assert watcher.news() is None
     scale_file.write(home, Scale(5, RUN))
-    assert (follower.news().replicas, follower.news()) == (5, None)
+    assert (watcher.news().replicas, watcher.news()) == (5, None)
     scale_file.write(home, Scale(6, RUN))
-    assert follower.news().replicas == 6
+    assert watcher.news().replicas == 6
 
 
 @pytest.mark.parametrize(
@@ -53,22 +53,22 @@ def test_each_number_is_news_once(home):
     ],
 )
 def test_what_is_not_for_this_run_is_refused_once_with_the_reason(home, content, message):
-    follower = ScaleFollower(home, RUN)
+    watcher = ScaleWatcher(home, RUN)
     put(home, content)
     with pytest.raises(ScaleRefused, match=r"scale\.json") as refused:
-        follower.news()
+        watcher.news()
     assert message in str(refused.value)
-    assert follower.news() is None
+    assert watcher.news() is None
     put(home, {"replicas": 5, "run": RUN})
-    assert follower.news().replicas == 5
+    assert watcher.news().replicas == 5
 
 
 def test_a_file_that_went_away_is_no_news(home):
-    follower = ScaleFollower(home, RUN)
+    watcher = ScaleWatcher(home, RUN)
     scale_file.write(home, Scale(5, RUN))
-    follower.news()
+    watcher.news()
     scale_file.path(home).unlink()
-    assert follower.news() is None
+    assert watcher.news() is None
 
 
 def test_a_new_run_forgets(home):

@@ -104,11 +104,11 @@ def test_a_real_child_that_ignores_its_signal_is_killed(local, tmp_path):
 def test_a_killed_child_comes_back_with_another_pid(local):
     supervisor = quiet(local, shell("exec sleep 60"))
     run_until(supervisor, lambda: supervisor.ready)
-    first = supervisor.slots["component"].pid
+    first = supervisor.managed["component"].pid
     os.kill(first, SIGKILL)
     run_until(supervisor, lambda: not supervisor.ready)
     run_until(supervisor, lambda: supervisor.ready)
-    assert supervisor.slots["component"].pid != first
+    assert supervisor.managed["component"].pid != first
 
 
 def test_a_process_that_left_its_group_is_still_found_by_its_mark(local, tmp_path):

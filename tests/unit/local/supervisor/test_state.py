@@ -14,7 +14,7 @@ from fraudscale.local import running
 from fraudscale.local.down import down
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
-from fraudscale.local.supervisor.supervise import Slot, State
+from fraudscale.local.supervisor.supervise import ManagedComponent, State
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
@@ -27,15 +27,21 @@ class Running:
 HALVES = ("serve", "stream")
 
 
-def slot(name, state=State.READY, pid=None, since=0.0, added=0.0, was_ready=False, **fields):
+def managed(name, state=State.READY, pid=None, since=0.0, added=0.0, was_ready=False, **fields):
     child = Running(pid or os.getpid())
     component = Component(name, ("run",), **fields)
-    return Slot(component, state=state, child=child, since=since, added=added, was_ready=was_ready)
+    return ManagedComponent(
+        component, state=state, child=child, since=since, added=added, was_ready=was_ready
+    )
 
 
-def described(*slots, ready=True):
+def described(*components, ready=True):
     return state.describe(
-        slots, ready=ready, started_at=NOW, model=state.ModelInUse("3", "champion"), ports={"kafka": 9092}
+        components,
+        ready=ready,
+        started_at=NOW,
+        model=state.ModelInUse("3", "champion"),
+        ports={"kafka": 9092},
     )
 
 
@@ -47,7 +53,7 @@ def sleeping(**environment):
 
 
 def test_the_file_has_the_promised_shape(tmp_path):
-    state.write(tmp_path, described(slot("kafka", pid=1, address="127.0.0.1:9092")))
+    state.write(tmp_path, described(managed("kafka", pid=1, address="127.0.0.1:9092")))
     written = json.loads((tmp_path / "run" / "status.json").read_text())
     assert written["components"] == [
         {"name": "kafka", "state": "ready", "address": "127.0.0.1:9092", "pid": 1}
@@ -58,32 +64,33 @@ def test_the_file_has_the_promised_shape(tmp_path):
 
 def test_the_two_halves_of_a_replica_are_one_row():
     (row,) = described(
-        slot("replica-1/serve", pid=1, address="127.0.0.1:8101"), slot("replica-1/stream", pid=2)
+        managed("replica-1/serve", pid=1, address="127.0.0.1:8101"), managed("replica-1/stream", pid=2)
     ).replicas
     assert row == state.Replica("replica-1", "ready", 1, 2, "127.0.0.1:8101")
 
 
 def test_a_replica_tells_since_when_it_is_ready_and_a_new_one_since_when_it_starts():
     old = [
-        slot(f"replica-1/{half}", since=30.0 + i, added=10.0, was_ready=True) for i, half in enumerate(HALVES)
+        managed(f"replica-1/{half}", since=30.0 + i, added=10.0, was_ready=True)
+        for i, half in enumerate(HALVES)
     ]
-    new = [slot(f"replica-2/{half}", State.STARTING, since=52.0, added=50.0) for half in HALVES]
+    new = [managed(f"replica-2/{half}", State.STARTING, since=52.0, added=50.0) for half in HALVES]
     rows = described(*old, *new).replicas
     assert [(row.started, row.ready_since) for row in rows] == [(10.0, 31.0), (50.0, 50.0)]
 
 
 def test_a_replica_is_what_its_worse_half_is():
-    (row,) = described(slot("replica-1/serve"), slot("replica-1/stream", State.RESTARTING)).replicas
+    (row,) = described(managed("replica-1/serve"), managed("replica-1/stream", State.RESTARTING)).replicas
     assert row.state == "restarting"
 
 
 def test_jobs_are_no_components():
-    status = described(slot("topics", State.DONE, once=True), slot("kafka"))
+    status = described(managed("topics", State.DONE, once=True), managed("kafka"))
     assert ([c.name for c in status.components], status.jobs) == (["kafka"], {"topics": "done"})
 
 
 def test_what_was_written_is_read_again(tmp_path):
-    status = described(slot("kafka"))
+    status = described(managed("kafka"))
     state.write(tmp_path, status)
     assert state.read(tmp_path) == status
 
@@ -104,7 +111,7 @@ def test_a_file_whose_supervisor_is_gone_says_that_nothing_is_ready(tmp_path):
 
 def test_a_part_that_died_a_moment_ago_is_not_believed_to_be_ready(tmp_path):
     with sleeping() as child:
-        state.write(tmp_path, described(slot("kafka", pid=child.pid)))
+        state.write(tmp_path, described(managed("kafka", pid=child.pid)))
         assert running.examine(tmp_path).ready
     assert not running.examine(tmp_path).ready
 
@@ -121,7 +128,7 @@ def test_an_entry_that_does_not_answer_has_no_model():
 
 def test_a_second_lock_says_who_runs_since_when_and_where(tmp_path):
     with state.Lock(tmp_path):
-        state.write(tmp_path, described(slot("haproxy", address="http://127.0.0.1:8000")))
+        state.write(tmp_path, described(managed("haproxy", address="http://127.0.0.1:8000")))
         with pytest.raises(state.AlreadyRuns) as caught, state.Lock(tmp_path):
             pass
     assert f"process {os.getpid()}, since 2" in str(caught.value)

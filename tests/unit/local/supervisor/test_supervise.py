@@ -272,14 +272,14 @@ def test_a_removed_part_is_stopped_and_forgotten_and_others_stay_ready():
     world.supervisor.remove(["replica-5/serve"])
     assert world.run(1).supervisor.ready
     world.run(3)
-    assert list(world.supervisor.slots) == ["replica-1/serve"]
+    assert list(world.supervisor.managed) == ["replica-1/serve"]
     assert world.child("replica-1/serve").signals == []
 
 
 def test_a_removed_part_that_waits_for_its_restart_is_forgotten_at_once():
     world = World(component("replica-5/serve")).run().die("replica-5/serve")
     world.supervisor.remove(["replica-5/serve"])
-    assert world.run(2).supervisor.slots == {}
+    assert world.run(2).supervisor.managed == {}
     assert world.started() == ["replica-5/serve"]
 
 
