@@ -198,12 +198,12 @@ def outcomes(promtool, request, tmp_path_factory):
     changes = [(params["file"], params["old"], params["new"]) for params in asked]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         yield {
-            change: pool.submit(tested_with, promtool, tmp_path_factory.mktemp("change"), *change)
+            change: pool.submit(outcome_of, promtool, tmp_path_factory.mktemp("change"), *change)
             for change in changes
         }
 
 
-def tested_with(promtool, folder, file, old, new):
+def outcome_of(promtool, folder, file, old, new):
     assert old in RULES
     (folder / "ml-alerts.yaml").write_text(RULES.replace(old, new))
     (folder / "tests").mkdir()
