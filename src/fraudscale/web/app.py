@@ -101,10 +101,15 @@ class HttpEndpoint:
             await self._answer_error(error, send, started, trace)
             return
         answer = encode_prediction(prediction)
-        headers = [(b"content-type", b"application/json")]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(answer)).encode()),
+        ]
         if trace is not None:
             headers.append(_traceparent(trace))
-        await send_whole(send, 200, headers, answer)
+        # As `send_whole`, without the cost of a coroutine and a second list for each prediction.
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": answer})
         # The two series of nearly all requests were looked up once, at the start; `_count` would look them up anew.
         self._ok.value += 1
         ended = perf_counter()

@@ -378,6 +378,15 @@ def test_an_event_that_cannot_be_written_is_no_error(tmp_path):
     up.EventLog(Path(tmp_path / "none" / "supervisor.log")).write(SupervisorEvent("part_died", "kafka"))
 
 
+@pytest.fixture
+def hangup_ends_us():
+    """As in a shell; under nohup it is ignored, and the platform leaves it so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup_ends_us")
 def test_signals_are_counted_while_in_force_only():
     before = signal.getsignal(signal.SIGTERM)
     asked = threading.Event()
