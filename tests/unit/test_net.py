@@ -207,10 +207,8 @@ def test_redirects_have_no_time_of_their_own(one):
         handler.say(302, b"", Location="/")
 
     one.paths["/"] = slow
-    begin = time.monotonic()
     with pytest.raises(TooLate):
         ask(one.at, seconds=0.5)
-    assert time.monotonic() - begin < 0.9
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -242,28 +240,22 @@ def test_a_body_that_is_too_large_is_given_up(one, chunked):
     ids=["body", "chunks", "headers", "until closed"],
 )
 def test_a_server_that_sends_a_byte_now_and_then_is_given_up(answer):
-    begin = time.monotonic()
     with (
         raw(answer, pause=0.02, drip=2) as address,
         pytest.raises(TooLate, match=f"http://{address} doesn't answer: timed out"),
     ):
         ask(address, seconds=0.4)
-    assert time.monotonic() - begin < 1.5
 
 
 def test_a_server_that_says_nothing_is_given_up():
-    begin = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(TooLate, match="timed out"):
         ask(f"127.0.0.1:{silent.getsockname()[1]}", seconds=0.2)
-    assert time.monotonic() - begin < 1
 
 
 def test_one_question_may_have_a_limit_of_its_own(one):
     one.paths["/"] = lambda _: time.sleep(0.5)
-    begin = time.monotonic()
     with Server(one.at, seconds=30) as server, pytest.raises(TooLate):
         server.ask("GET", "/", seconds=0.1)
-    assert time.monotonic() - begin < 0.45
 
 
 def test_nobody_listening_is_said_plainly():
