@@ -37,7 +37,8 @@ def test_an_alert_reaches_alertmanager_with_links_to_this_machine(platform):
         _, alerts = platform.ask("GET", "/api/v2/alerts", port=platform.ports.alertmanager)
         return [alert for alert in alerts if alert["labels"]["alertname"] == "Watchdog"]
 
-    (alert,) = platform.wait(watchdog, "the watchdog is at Alertmanager")
+    # Prometheus may evaluate before it has looked up Alertmanager, and sends an alert again after a minute only.
+    (alert,) = platform.wait(watchdog, "the watchdog is at Alertmanager", 180)
     assert alert["labels"].items() >= {"namespace": "ml-model", "service": "ml-model"}.items()
     assert alert["annotations"]["runbook_url"].endswith("/docs/runbooks/Watchdog.md")
     assert alert["annotations"]["dashboard_url"] == f"http://127.0.0.1:{platform.ports.console}"
