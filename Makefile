@@ -32,7 +32,7 @@ doctor: sync-run ## Examine this machine: versions, tools, ports, memory, disk
 demo-scaling: sync-run ## Load the platform until it goes 4 → 5 → 6 → 5 → 4, and compare with the rehearsal (TIME_SCALE=10: in three minutes)
 	@$(run)fraudscale demo-scaling
 
-test: test-unit test-components ## Run the unit, integration and e2e tests that are not slow (under 10 minutes)
+test: test-unit test-components ## Run the unit, integration and e2e tests that are not slow (about 17 minutes)
 
 test-unit: sync ## Run the unit tests
 	$(run)pytest tests/unit $(side_by_side)
