@@ -1,7 +1,7 @@
 """How each of our processes learns that it should stop.
 
 A signal handler runs between two instructions of the main thread, which may hold the very lock that the handler wants:
-`Event.set` in a handler deadlocks now and then (python/cpython#85772). So the handler only puts the signal's number into
+`Event.set` in a handler deadlocks now and then. So the handler only puts the signal's number into
 a queue that is made for it, and a thread does the rest.
 """
 

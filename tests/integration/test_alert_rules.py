@@ -191,7 +191,7 @@ CHANGES = [
 
 @pytest.fixture(scope="module")
 def outcomes(promtool, request, tmp_path_factory):
-    """`promtool test rules` with each change that this session asks for, by change: as many at once as there are cores."""
+    """`promtool test rules` with each change that the chosen tests ask for, by change: as many at once as there are cores."""
     asked = [
         item.callspec.params for item in request.session.items if "old" in getattr(item, "fixturenames", ())
     ]

@@ -92,7 +92,7 @@ class Worker:
         self._dead.flush()
 
     def stop(self) -> None:
-        """Read no more; called from any thread, or a signal handler."""
+        """Read no more; called from any thread, but from no signal handler: see `stopping`."""
         self._stopping.set()
 
     def step(self) -> None:
