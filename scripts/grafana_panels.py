@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from fraudscale import metrics as m
+from fraudscale.counting import Metric
 from fraudscale.dashboard.limits import SLOW
-from fraudscale.metrics import Metric
 
 NAMESPACE: Final = 'namespace="$namespace"'
 OURS: Final = f'job="ml-model",{NAMESPACE}'

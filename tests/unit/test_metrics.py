@@ -4,16 +4,8 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from fraudscale import metrics
-from fraudscale.metrics import (
-    Counter,
-    Family,
-    Gauge,
-    Histogram,
-    HttpMetrics,
-    KafkaMetrics,
-    Metric,
-    ModelMetrics,
-)
+from fraudscale.counting import Counter, Family, Gauge, Histogram, Metric
+from fraudscale.metrics import HttpMetrics, KafkaMetrics, ModelMetrics
 
 EXAMPLE = Metric("example_seconds", "histogram", "Example.", ("door",), (0.5, 2.0))
 

@@ -5,9 +5,10 @@ from threading import Event, Lock, Thread
 from time import monotonic, time
 
 from fraudscale.config import KafkaSettings
+from fraudscale.counting import Family, Gauge
 from fraudscale.kafka.client import BrokerLink, BrokerUnavailable
 from fraudscale.kafka.watermarks import Waiting, Watermarks
-from fraudscale.metrics import Family, Gauge, QueueMetrics
+from fraudscale.metrics import QueueMetrics
 
 
 class LagReporter:

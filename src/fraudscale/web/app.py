@@ -11,7 +11,8 @@ from time import perf_counter
 from typing import Final
 
 from fraudscale.config import HttpSettings
-from fraudscale.metrics import Histogram, HttpMetrics, ModelMetrics
+from fraudscale.counting import Histogram
+from fraudscale.metrics import HttpMetrics, ModelMetrics
 from fraudscale.scoring.codec import InvalidTransaction, decode_transaction, encode_prediction
 from fraudscale.telemetry.asgi import PROBLEM_TYPE, App, ClientGone, Message, Receive, Scope, Send, send_whole
 from fraudscale.telemetry.logs import Logger
