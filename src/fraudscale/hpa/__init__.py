@@ -3,7 +3,8 @@
 Pure: no clock, no files, no processes. The controller's sources are pkg/controller/podautoscaler/horizontal.go and
 replica_calculator.go; its own tests are among ours. A stage a module, in the order of a sync:
 
-    manifest    autoscaling/v2 text → spec's records, or ManifestError
+    documents   text → the objects of a kind
+    manifest    such an object → spec's records, or ManifestError
     pods        pod classes, requests, usage
     replicas    each metric → a number of replicas; the largest wins
     stabilise   recommendations of the windows must agree
@@ -12,7 +13,8 @@ replica_calculator.go; its own tests are among ours. A stage a module, in the or
     sync        all of it, once
 """
 
-from fraudscale.hpa.manifest import ManifestError, read_manifest
+from fraudscale.hpa.manifest import read_manifest, read_manifests
+from fraudscale.hpa.node import ManifestError
 from fraudscale.hpa.pods import Container, Observed, Pods
 from fraudscale.hpa.quantity import milli
 from fraudscale.hpa.replicas import Proposal
@@ -54,6 +56,7 @@ __all__ = [
     "ScalingDecision",
     "milli",
     "read_manifest",
+    "read_manifests",
     "scale_unavailable",
     "sync",
 ]

@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from fraudscale.hpa import Hpa, ManifestError, Memory, ScalingDecision, read_manifest, sync
+from msgspec.structs import replace
+
+from fraudscale.hpa import Hpa, ManifestError, Memory, ScalingDecision, read_manifests, sync
 from fraudscale.rehearsal.deployment import Deployment
 from fraudscale.rehearsal.trace import LoadTrace
 
@@ -29,26 +31,48 @@ class Rehearsal:
         return [d for d in self.decisions if d.changed]
 
 
-def read_hpa(path: Path) -> Hpa:
-    """Read a manifest whose metrics a trace can drive.
+def read_hpas(path: Path) -> list[tuple[str, Hpa]]:
+    """Read the HPAs of a manifest, each with a name for reports: the file's, with the HPA's where there are several.
 
     Raises:
-        ManifestError: it can't be read, is not a valid HPA, or has metrics that no trace holds.
+        ManifestError: it can't be read, or holds no valid HPA.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise ManifestError(str(path), "", f"can't be read: {error.strerror or error}") from error
-    hpa = read_manifest(content, str(path))
-    for i, metric in enumerate(hpa.metrics):
-        if metric.type != "Resource" or metric.name not in RESOURCES:
-            raise ManifestError(
-                str(path),
-                f"spec.metrics[{i}]",
-                f"a trace holds CPU and memory of whole pods, nothing for the {metric.type} metric {metric.name!r};"
-                " leave it out of the rehearsal",
-            )
-    return hpa
+    found = read_manifests(content, str(path))
+    return [(f"{path}, {hpa.namespace}/{hpa.name}" if len(found) > 1 else str(path), hpa) for hpa in found]
+
+
+def measurable(file: str, hpa: Hpa) -> tuple[Hpa, str]:
+    """Keep what a trace can drive, CPU and memory → the HPA to rehearse, and a sentence about what is not as it says.
+
+    A metric of one container stands for the whole pod where no other metric has its resource; the other ones are left
+    out. Without a metric left there is nothing to rehearse. The sentence is empty where nothing was changed.
+
+    Raises:
+        ManifestError: no metric is left.
+    """
+    kept = [metric for metric in hpa.metrics if metric.type == "Resource" and metric.name in RESOURCES]
+    one_of = []
+    for metric in hpa.metrics:
+        whole_pod = replace(metric, type="Resource", container="")
+        if metric.type == "ContainerResource" and metric.name in set(RESOURCES) - {m.name for m in kept}:
+            kept.append(whole_pod)
+            one_of.append(metric)
+    left_out = ", ".join(f"{m.type}/{m.name}" for m in hpa.metrics if m not in kept and m not in one_of)
+    if not kept:
+        raise ManifestError(
+            file, "spec.metrics", f"a trace holds CPU and memory of pods, nothing for {left_out}"
+        )
+    said = []
+    if left_out:
+        said.append(f"rehearsed without {left_out}, which may want more replicas than CPU and memory do")
+    if one_of:
+        names = ", ".join(metric.key for metric in one_of)
+        said.append(f"{names}: the load and the requests are taken as those of that container")
+    return replace(hpa, metrics=tuple(kept)), "; ".join(said)
 
 
 def rehearse(file: str, hpa: Hpa, trace: LoadTrace) -> Rehearsal:

@@ -222,7 +222,7 @@ MANIFESTS = {
     "not there": (None, "can't be read: No such file"),
     "no YAML": ("a: [", ""),
     "another kind": ("kind: Deployment", ""),
-    "an old version": (manifest().replace("autoscaling/v2", "autoscaling/v2beta2"), "apiVersion"),
+    "a version that there is not": (manifest().replace("autoscaling/v2", "autoscaling/v3"), "apiVersion"),
     "min above max": (manifest(least=7), "Replicas"),
     "a misspelt field": (manifest().replace("maxReplicas", "maxReplica"), "maxReplica"),
     "a window beyond an hour": (manifest().replace("Seconds: 60", "Seconds: 36000", 1), "behavior.scale"),
@@ -239,7 +239,7 @@ MANIFESTS = {
                 }
             ]
         ),
-        "spec.metrics[0]: a trace holds CPU and memory of whole pods, nothing for the Pods metric 'qps'",
+        "spec.metrics: a trace holds CPU and memory of pods, nothing for Pods/qps",
     ),
 }
 
