@@ -112,9 +112,12 @@ def offered(schedule: Schedule, until: float, width: float) -> list[int]:
     """Count the arrivals before `until`, in windows of `width` seconds."""
     windows = max(1, int(np.ceil(until / width)))
     counts = np.zeros(windows, dtype=np.int64)
+    # The last of a recording is at its very end, and belongs to the last window.
+    limit = until if until < schedule.seconds else np.inf
     for chunk in schedule.chunks():
-        within = chunk[chunk < until]
-        counts += np.bincount((within / width).astype(np.int64), minlength=windows)[:windows]
+        within = chunk[chunk < limit]
+        places = np.minimum((within / width).astype(np.int64), windows - 1)
+        counts += np.bincount(places, minlength=windows)
         if len(within) < len(chunk):
             break
     return [int(count) for count in counts]

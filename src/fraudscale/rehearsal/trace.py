@@ -1,6 +1,6 @@
 """A load trace: read from JSON or CSV, checked, and refused with file, path and reason."""
 
-import csv
+import codecs
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from fraudscale.csv_text import CsvError, hint, read_csv
 from fraudscale.errors import InputError
 
 MAX_TICKS: Final = 1_000_000
@@ -107,7 +108,7 @@ def read(path: Path, setup: Setup, cost: Cost) -> LoadTrace:
         raise TraceError(str(path), "", f"can't be read: {error.strerror or error}") from error
     if path.suffix.lower() == ".csv":
         return of_load(str(path), _read_csv(str(path), content, cost), setup)
-    trace = decode(str(path), content)
+    trace = decode(str(path), content.removeprefix(codecs.BOM_UTF8))
     return decode(str(path), _encode(trace.load, msgspec.structs.asdict(trace) | _given(setup)))
 
 
@@ -174,19 +175,13 @@ def _checked(file: str, trace: LoadTrace) -> LoadTrace:
 
 def _read_csv(file: str, content: bytes, cost: Cost) -> list[Segment]:
     try:
-        rows = list(csv.reader(content.decode("utf-8-sig").splitlines(), strict=True))
-    except UnicodeDecodeError as error:
-        raise TraceError(file, "", f"not UTF-8: {error.reason} at byte {error.start}") from error
-    except csv.Error as error:
-        raise TraceError(file, "", f"not CSV: {error}") from error
-    if not rows:
-        raise TraceError(file, "", "is empty; the first line is t_s,total_cpu_m,memory_mi or t_s,rps")
-    header = [name.strip() for name in rows[0]]
-    _check_header(file, header, cost)
-    columns: dict[str, list[float]] = {name: [] for name in header}
-    for line, row in enumerate(rows[1:], start=2):
-        if row:
+        header, rows = read_csv(content)
+        _check_header(file, header, cost)
+        columns: dict[str, list[float]] = {name: [] for name in header}
+        for line, row in rows:
             _add(columns, row, f"line {line}", file)
+    except CsvError as error:
+        raise TraceError(file, error.place, error.reason) from error
     return _segments(file, columns, cost)
 
 
@@ -209,13 +204,11 @@ def _check_header(file: str, header: list[str], cost: Cost) -> None:
 
 
 def _add(columns: dict[str, list[float]], row: list[str], place: str, file: str) -> None:
-    if len(row) != len(columns):
-        raise TraceError(file, place, f"{len(row)} values in {len(columns)} columns")
     for (name, values), text in zip(columns.items(), row, strict=True):
         try:
             value = float(text)
         except ValueError as error:
-            raise TraceError(file, f"{place}, {name}", f"{text!r} is not a number") from error
+            raise TraceError(file, f"{place}, {name}", f"{text!r} is not a number{hint(text)}") from error
         if not math.isfinite(value) or (value < 0 and name != "t_s"):
             raise TraceError(file, f"{place}, {name}", f"{text.strip()} is not a finite number of at least 0")
         if name == "t_s" and values and value <= values[-1]:

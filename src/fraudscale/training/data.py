@@ -1,19 +1,19 @@
 """Labelled transactions to train on: from the generator, or from a CSV or Parquet file; and their split by time."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import polars as pl
 
 from fraudscale.arrays import Bools, Floats
-from fraudscale.clock import parse_instant
-from fraudscale.errors import InputError
+from fraudscale.scoring import tables
 from fraudscale.scoring.records import CATEGORIES, Transaction
+from fraudscale.scoring.tables import DataError
 from fraudscale.synthetic import FOUR_WEEKS, SyntheticTransactions
 
 WEEKS: Final = 28
@@ -34,10 +34,6 @@ Progress = Callable[[str, float], None]
 """Called with the name of a step and the share of it that is done, 0 to 1."""
 
 
-class DataError(InputError):
-    """Data that can't be trained on; the message says the file, the place, and what is wrong."""
-
-
 @dataclass(frozen=True)
 class Dataset:
     """Labelled transactions in order of time."""
@@ -52,6 +48,8 @@ class Dataset:
     """The present of this data: labels that became known later are not known."""
     origin: str
     period: str
+    warnings: list[str] = field(default_factory=list)
+    """What a person should know of a file that can be trained on all the same."""
 
 
 @dataclass(frozen=True)
@@ -141,120 +139,41 @@ def read_file(path: Path) -> Dataset:
     Labels are taken as final.
 
     Raises:
-        DataError: unreadable, a column is missing, or a value is not allowed; rows count from 1, without the header.
+        DataError: unreadable, a column is missing or there twice, a value is not allowed, or there are too few rows.
     """
-    frame = _read_columns(path)
+    frame = tables.read_transactions(path, labels=True)
     if len(frame) < ROWS_AT_LEAST:
         raise DataError(f"{path}: {len(frame)} rows; at least {ROWS_AT_LEAST} are needed")
-    columns = {column.name: _convert(path, frame[column.name], column) for column in _COLUMNS}
     if "at" in frame.columns:
-        at = _convert(path, frame["at"], _AT).dt.timestamp("us").to_numpy() / 1e6
+        at = frame["at"].to_numpy()
         period = f"{_day(at.min())} – {_day(at.max())}"
     else:
         at, period = np.arange(1.0, len(frame) + 1), f"rows 1 – {len(frame)} in the order of the file"
     order = np.argsort(at, kind="stable")
-    fields = [columns[name][order].to_list() for name in Transaction.__struct_fields__]
+    fields = frame.select(Transaction.__struct_fields__)[order]
     return Dataset(
-        [Transaction(*values) for values in zip(*fields, strict=True)],
-        columns["is_fraud"][order].to_numpy().astype(bool),
+        [Transaction(*values) for values in fields.iter_rows()],
+        frame["is_fraud"][order].to_numpy().astype(bool),
         at[order],
         at[order],
         float(at.max()),
         path.name,
         period,
+        _warnings(path, frame),
     )
 
 
-@dataclass(frozen=True)
-class _Column:
-    name: str
-    type: Any
-    wanted: str
-    allowed: Callable[[pl.Series], pl.Series] | None = None
-
-
-def _between(low: float, high: float) -> Callable[[pl.Series], pl.Series]:
-    return lambda s: (s >= low) & (s <= high)
-
-
-def _length(low: int, high: int) -> Callable[[pl.Series], pl.Series]:
-    return lambda s: s.str.len_chars().is_between(low, high)
-
-
-# Change together with `records.Transaction`.
-_COLUMNS: Final = (
-    _Column("transaction_id", pl.String, "1 to 128 characters", _length(1, 128)),
-    _Column("amount", pl.Float64, "a finite number, at least 0", lambda s: (s >= 0) & s.is_finite()),
-    _Column("merchant_category", pl.String, "a name of 1 to 128 characters", _length(1, 128)),
-    _Column("hour", pl.Int64, "an integer from 0 to 23", _between(0, 23)),
-    _Column("day_of_week", pl.Int64, "an integer from 0 (Monday) to 6", _between(0, 6)),
-    _Column("user_age", pl.Int64, "an integer from 0 to 130", _between(0, 130)),
-    _Column("account_balance", pl.Float64, "a finite number", lambda s: s.is_finite()),
-    _Column("is_fraud", pl.Int64, "0, 1, true or false", _between(0, 1)),
-)
-_AT: Final = _Column("at", pl.Datetime("us"), "an instant such as 2026-03-01T12:00:00Z")
-
-
-def _read_columns(path: Path) -> pl.DataFrame:
-    """Read the wanted columns; those of a CSV as text, so that a bad value can be shown as it stands."""
-    readers: dict[str, Callable[[], pl.DataFrame]] = {
-        ".csv": lambda: pl.read_csv(path, infer_schema=False, encoding="utf8"),
-        ".parquet": lambda: pl.read_parquet(path),
-    }
-    if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: the name must end in .csv or .parquet")
-    try:
-        frame = readers[path.suffix.lower()]()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: can't be read: {str(error).splitlines()[0]}") from error
-    names = [column.name for column in _COLUMNS]
-    if missing := [name for name in names if name not in frame.columns]:
-        raise DataError(f"{path}: missing column {', '.join(missing)}; wanted: {', '.join(names)}")
-    return frame.select([*names, *(["at"] if "at" in frame.columns else [])])
-
-
-def _convert(path: Path, values: pl.Series, column: _Column) -> pl.Series:
-    converted = _cast(values, column)
-    good = converted.is_not_null()
-    if column.allowed is not None:
-        good &= column.allowed(converted).fill_null(value=False)
-    if not good.all():
-        row = int((~good).arg_max() or 0)
-        shown = "empty" if values[row] is None else repr(values[row])
-        raise DataError(f"{path}: row {row + 1}, column {column.name}: {shown}, wanted {column.wanted}")
-    return converted
-
-
-def _cast(values: pl.Series, column: _Column) -> pl.Series:
-    if column.name == "at":
-        return _instants(values)
-    if column.name == "is_fraud" and values.dtype == pl.String:
-        values = values.str.to_lowercase().replace(["true", "false"], ["1", "0"])
-    if column.type == pl.Int64 and values.dtype.is_float():
-        # A column of integers with one gap arrives as floats in many a Parquet file; a fraction is still an error.
-        values = values.set(values != values.round(), None)
-    return values.cast(column.type, strict=False)
-
-
-def _instants(values: pl.Series) -> pl.Series:
-    if isinstance(values.dtype, pl.Datetime):
-        zoned = values if values.dtype.time_zone else values.dt.replace_time_zone("UTC")
-        return zoned.dt.convert_time_zone("UTC")
-    if values.dtype != pl.String:
-        return pl.Series(values.name, [None] * len(values), dtype=pl.Datetime("us", "UTC"))
-    return pl.Series(values.name, _parse_instants(values.to_list()), dtype=pl.Datetime("us", "UTC"))
-
-
-def _parse_instants(texts: Sequence[str | None]) -> list[datetime | None]:
-    """Read each; mixed zones are fine, and what is no instant is None."""
-    instants: list[datetime | None] = []
-    for text in texts:
-        try:
-            instants.append(parse_instant(text or ""))
-        except ValueError:
-            instants.append(None)
-    return instants
+def _warnings(path: Path, frame: pl.DataFrame) -> list[str]:
+    again = tables.repeated(frame)
+    if again is None:
+        return []
+    first, rows = again
+    told = (
+        f"{path}: {rows} rows share their transaction_id with another, the first is {first!r}; "
+        "a payment that is there twice may be learned from and tested on, which flatters the model"
+    )
+    return [told]
 
 
 def _day(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d}"
+    return str(np.datetime64(int(seconds), "s"))[:10]

@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 
 from fraudscale.arrays import Bools, Floats
 from fraudscale.scoring.features import FEATURES, Featurizer, Rows, usual_amounts
-from fraudscale.training.data import DataError, Dataset, Progress, categories_of, split
+from fraudscale.scoring.tables import DataError
+from fraudscale.training.data import Dataset, Progress, categories_of, split
 
 TREES: Final = 200
 LEAVES: Final = 31

@@ -4,10 +4,11 @@ import msgspec
 import polars as pl
 import pytest
 
-from fraudscale.load.arrivals import instants
-from fraudscale.load.transactions import BadRecording, Recording, encoded, generated
+from fraudscale.load.arrivals import instants, offered
+from fraudscale.load.transactions import Recording, encoded, generated
 from fraudscale.scoring.codec import decode_transaction
 from fraudscale.scoring.records import Transaction
+from fraudscale.scoring.tables import DataError
 
 HEADER = "transaction_id,amount,merchant_category,hour,day_of_week,user_age,account_balance,at\n"
 ROWS = [
@@ -40,6 +41,12 @@ def test_a_recording_is_replayed_in_order_of_time_with_its_gaps(recording):
     assert next(found.transactions()) == Transaction("a", 10, "grocery", 12, 0, 40, 1000)
 
 
+def test_the_last_of_a_recording_is_offered_too(recording):
+    schedule = recording().schedule(1, None)
+    assert offered(schedule, schedule.seconds, 1) == [1, 0, 0, 0, 2]
+    assert offered(schedule, 4.5, 1) == [1, 0, 0, 0, 1]
+
+
 def test_speed_shortens_the_gaps_and_seconds_cut_the_run(recording):
     schedule = recording().schedule(10, 0.45)
     assert list(instants(schedule)) == [0, 0.4]
@@ -56,21 +63,24 @@ def test_parquet_is_read_with_its_own_types(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([*ROWS, "d,1,grocery,24,0,40,1,2026-03-01T12:00:00Z\n"], r"row 4: .*<= 23.*hour"),
+        (
+            [*ROWS, "d,1,grocery,24,0,40,1,2026-03-01T12:00:00Z\n"],
+            "row 4, column hour: '24', wanted an integer from 0 to 23",
+        ),
         ([*ROWS, "d,1,grocery,2,0,40,1,yesterday\n"], "row 4, column at: 'yesterday'"),
         ([*ROWS, ROWS[0]], "transaction_id 'b' occurs more than once"),
         ([], "no rows"),
     ],
 )
 def test_a_bad_row_is_named(recording, rows, message):
-    with pytest.raises(BadRecording, match=message):
+    with pytest.raises(DataError, match=message):
         recording(rows)
 
 
 def test_a_missing_column_and_an_unknown_kind_of_file_are_named(recording):
-    with pytest.raises(BadRecording, match="missing column at; wanted: transaction_id"):
+    with pytest.raises(DataError, match="missing column at; wanted: transaction_id"):
         recording(["a,10,grocery,12,0,40,1000\n"], HEADER.replace(",at", ""))
-    with pytest.raises(BadRecording, match=r"must end in .csv or .parquet"):
+    with pytest.raises(DataError, match=r"must end in .csv or .parquet"):
         recording(name="payments.txt")
 
 

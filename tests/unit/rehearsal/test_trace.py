@@ -135,6 +135,14 @@ CSV_ERRORS = {
     "no time": ("total_cpu_m,memory_mi\n1,2\n", "line 1: the column t_s is missing"),
     "no load": ("t_s,memory_mi\n0,1\n", "line 1: exactly one of the columns total_cpu_m and rps"),
     "two loads": ("t_s,rps,total_cpu_m\n0,1,2\n", "line 1: exactly one of the columns total_cpu_m and rps"),
+    "semicolons": (
+        "t_s;total_cpu_m\n0;1\n",
+        "line 1: columns are separated by semicolons; separate them by commas",
+    ),
+    "decimal commas": (
+        't_s,total_cpu_m\n0,"1,5"\n',
+        "line 2, total_cpu_m: '1,5' is not a number; numbers have a decimal point",
+    ),
     "twice": ("t_s,t_s,total_cpu_m\n0,0,1\n", "line 1: a column is there twice"),
     "free requests": ("t_s,rps\n0,1\n15,2\n", "rps: requests per second need what one costs"),
     "short row": ("t_s,total_cpu_m,memory_mi\n0,1\n", "line 2: 2 values in 3 columns"),
@@ -142,7 +150,7 @@ CSV_ERRORS = {
     "not finite": ("t_s,total_cpu_m,memory_mi\n0,nan,2\n", "line 2, total_cpu_m: nan is not a finite number"),
     "backwards": ("t_s,total_cpu_m\n15,1\n0,1\n", "line 3, t_s: 0 is not after the 15 of the row before"),
     "one row": ("t_s,total_cpu_m\n0,1\n", "1 rows; at least two are needed"),
-    "quotes": ('t_s,total_cpu_m\n0,"1\n', "not CSV"),
+    "quotes": ('t_s,total_cpu_m\n0,"1\n', "line 2: not CSV"),
 }
 
 

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from fraudscale.training.data import DataError
+from fraudscale.scoring.tables import DataError
 from fraudscale.training.train import (
     MAX_REVIEW_SHARE,
     LabelledRows,
