@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -68,6 +69,8 @@ PARTITIONER = "murmur2_random"
 """Of whoever writes: a key has the same number in the input and in the outputs, as with Java's producers and ours."""
 WARM_SECONDS = 3
 """After its first output a candidate is fed, but not measured yet."""
+FIRST_SECONDS = 120
+"""Longest wait for a calm candidate's first output."""
 
 
 class Plain(msgspec.Struct, gc=False):
@@ -167,7 +170,13 @@ def bare(bootstrap: str, models: Path, group: str, batch: int, total: int) -> No
 
 
 def bare_transactional(bootstrap: str, group: str) -> None:
-    """Consume → produce, one transaction for whatever is there; until it is killed."""
+    """Consume → produce, one transaction for whatever is there; until SIGTERM, which ends no transaction half-way.
+
+    What a killed producer leaves open holds readers of committed records up until the broker times it out, a minute
+    later: the next candidate's scores stand behind it.
+    """
+    enough = Event()
+    signal.signal(signal.SIGTERM, lambda *_: enough.set())
     config = {"bootstrap.servers": bootstrap}
     consumer = Consumer(
         config | {"group.id": group, "enable.auto.commit": False, "auto.offset.reset": "latest"}
@@ -175,7 +184,7 @@ def bare_transactional(bootstrap: str, group: str) -> None:
     producer = Producer(config | {"transactional.id": group, "compression.type": "lz4"})
     producer.init_transactions()
     consumer.subscribe([CALM_TOPIC])
-    while True:
+    while not enough.is_set():
         messages = consumer.consume(1, 0.1)
         if not messages:
             continue
@@ -187,6 +196,7 @@ def bare_transactional(bootstrap: str, group: str) -> None:
             consumer.position(consumer.assignment()), consumer.consumer_group_metadata()
         )
         producer.commit_transaction()
+    consumer.close()
 
 
 def load_model(models: Path) -> Model:
@@ -302,11 +312,8 @@ class Bench:
     def calm_bare(self, seconds: int) -> dict[str, float]:
         settings = self.settings(CALM_TOPIC)
         arguments = [self._bootstrap, settings.kafka_group]
-        with pinned([sys.executable, __file__, "--bare-transactional", *arguments]) as process:
-            try:
-                return self._latencies(settings.scored_topic, seconds, lambda message: message.timestamp()[1])
-            finally:
-                process.kill()
+        with pinned([sys.executable, __file__, "--bare-transactional", *arguments]):
+            return self._latencies(settings.scored_topic, seconds, lambda message: message.timestamp()[1])
 
     def _streaming(self, settings: KafkaSettings, sample: str) -> AbstractContextManager[Any]:
         env = {
@@ -356,12 +363,13 @@ class Bench:
         found: list[tuple[float, float]] = []
         begin = float("inf")
         feeder.start()
-        while time.time() < begin + seconds:
+        deadline = time.time() + FIRST_SECONDS
+        while time.time() < min(begin + seconds, deadline):
             messages = consumer.consume(1, 0.1)
             messages += consumer.consume(10_000, 0) if messages else []
             now = time.time()
             if messages and begin == float("inf"):
-                begin = now + WARM_SECONDS
+                begin, deadline = now + WARM_SECONDS, float("inf")
             found += [(sent, now * 1000 - sent) for m in messages if (sent := sent_at(m))]
         enough.set()
         feeder.join()
