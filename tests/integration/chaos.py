@@ -7,10 +7,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Lock, Thread
+from typing import NamedTuple
 
 import msgspec
+import pytest
 from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from test_stream_kafka import wait_for
@@ -22,6 +26,7 @@ from fraudscale.kafka.watermarks import Watermarks
 from fraudscale.registry.copies import store, write_pointer
 from fraudscale.scoring.model import Version
 
+KEPT_DRAWS = Path(__file__).with_name("chaos_seeds.txt")
 POISON_EVERY = 101
 FORGOTTEN = {KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_OR_PART}
 """What a broker with ZooKeeper says in its first moment, before its controller has told it of any topic."""
@@ -39,6 +44,41 @@ GOOD = {
 def say(line: str) -> None:
     """Shown by `pytest -s`, as `make chaos` runs it."""
     print(line, flush=True)  # noqa: T201
+
+
+class Draw(NamedTuple):
+    """Which faults are drawn at random: those of a seed, for so many rounds, on one kind of Kafka."""
+
+    kafka: str
+    seed: int
+    rounds: int
+
+    def __str__(self) -> str:
+        return f"{self.kafka} {self.seed} {self.rounds}"
+
+    @property
+    def command(self) -> str:
+        """What a person types to draw them again."""
+        kind = "" if self.kafka == "kraft" else f" KAFKA={self.kafka}"
+        return f"make chaos SEED={self.seed} ROUNDS={self.rounds}{kind}"
+
+    @classmethod
+    def kept(cls) -> list["Draw"]:
+        """Those that failed before, in the order of the file."""
+        lines = [line.partition("#")[0].split() for line in KEPT_DRAWS.read_text().splitlines()]
+        return [cls(kafka, int(seed), int(rounds)) for kafka, seed, rounds in filter(None, lines)]
+
+    @contextmanager
+    def kept_if_it_fails(self) -> Iterator[None]:
+        """Add it to the file, so that it is a case from now on."""
+        try:
+            yield
+        except (Exception, pytest.fail.Exception):
+            if self not in self.kept():
+                with KEPT_DRAWS.open("a") as file:
+                    file.write(f"{self}\n")
+            say(f"{self} has failed; it is a case in {KEPT_DRAWS.name} now, and `{self.command}` repeats it")
+            raise
 
 
 class Flow:
