@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fraudscale import files
 from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.errors import FraudscaleError, InputError
 
@@ -62,7 +63,8 @@ def train(
     with _progress() as progress:
         if output:
             made = run.make(output, request, now=now, progress=progress)
-            result = run.TrainResult("", None, made.digest, made.manifest.metrics, made.manifest.threshold)
+            figures = made.manifest.metrics, made.manifest.threshold
+            result = run.TrainResult("", None, made.digest, *figures, made.warnings)
         elif if_missing:
             found = run.train_if_missing(settings, request, now=now, progress=progress)
             if found is None:
@@ -71,6 +73,7 @@ def train(
             result = found
         else:
             result = run.train(settings, request, now=now, progress=progress, promote=promote)
+    _warn(result.warnings)
     if as_json:
         print(json.dumps(vars(result)))
         return
@@ -249,6 +252,12 @@ def rehearse(
     cpu_ms_per_request: RequestCost = None,
     pod_cpu_m: PodCpu = None,
     suggest: SuggestLimit = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Refuse metrics other than CPU and memory, instead of leaving them out."
+        ),
+    ] = False,
     picture: Annotated[
         Path | None, typer.Option(help="Draw the rehearsal to this .svg, .png or .pdf file.")
     ] = None,
@@ -280,9 +289,11 @@ def rehearse(
         pod_cpu_m=pod_cpu_m,
         picture=picture,
         suggest_ms=suggest,
+        strict=strict,
     )
     with _progress() as progress:
         result = run.run(request, time.time(), progress)
+    _warn(result.warnings)
     print(result.as_json() if as_json else result.as_text())
     raise typer.Exit(0 if result.suggestion is None or result.suggestion.holds else 1)
 
@@ -309,7 +320,15 @@ def demo_scaling(
 
     if picture is not None and picture.suffix.lower() not in PICTURES:
         raise InputError(f"--picture {picture}: the name must end in {', '.join(PICTURES)}")
+    if picture is not None and (reason := files.unwritable(picture)):
+        raise InputError(f"--picture {picture}: can't be written: {reason}")
     raise typer.Exit(demo.run(local_settings(time_scale), rate or demo.RATE, picture, as_json=as_json))
+
+
+def _warn(lines: Iterable[str]) -> None:
+    """Tell what the result doesn't hold, beside it."""
+    for line in lines:
+        print(f"fraudscale: {line}", file=sys.stderr)
 
 
 def _bring_libgomp() -> None:

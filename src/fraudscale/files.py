@@ -1,7 +1,8 @@
-"""Files that are replaced as a whole."""
+"""Files that are replaced as a whole, and whether one can be written."""
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 
@@ -38,3 +39,23 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unwritable(path: Path) -> str:
+    """Find out why a file can't be written before the work is done that fills it; nothing is left behind.
+
+    Args:
+        path: of the file, in a folder that is there.
+
+    Returns:
+        The system's reason; empty if it can be.
+    """
+    try:
+        if path.exists():
+            path.open("ab").close()
+        else:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""

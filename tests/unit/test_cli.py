@@ -219,10 +219,11 @@ def test_train_if_missing_does_nothing_where_there_is_a_champion(run, called, tr
 
 def test_train_into_a_folder_asks_no_registry(run, called, trained, home):
     manifest = SimpleNamespace(metrics=trained.metrics, threshold=0.25)
-    made = SimpleNamespace(digest=trained.digest, manifest=manifest)
+    made = SimpleNamespace(digest=trained.digest, manifest=manifest, warnings=["mine.csv: odd"])
     calls = called("fraudscale.training.run.make", made)
     found = run("train", "--output", home / "out")
-    assert found.output.startswith(f"{home}/out; digest 0123456789ab\n")
+    assert found.stdout.startswith(f"{home}/out; digest 0123456789ab\n")
+    assert "fraudscale: mine.csv: odd\n" in found.stderr
     calls[0].progress("train", 0.5)
 
 

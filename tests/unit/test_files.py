@@ -93,3 +93,14 @@ def test_writers_that_race_leave_the_content_of_one_of_them(tmp_path):
     reader.join()
     assert seen | {path.read_bytes()} <= set(contents)
     assert [one.name for one in tmp_path.iterdir()] == ["state"]
+
+
+def test_what_can_be_written_is_found_out_without_a_trace(tmp_path):
+    old = tmp_path / "old"
+    old.write_bytes(b"content")
+    assert files.unwritable(old) == files.unwritable(tmp_path / "new") == ""
+    assert old.read_bytes() == b"content"
+    assert list(tmp_path.iterdir()) == [old]
+    assert files.unwritable(tmp_path) == "Is a directory"
+    assert files.unwritable(old / "new") == "Not a directory"
+    assert files.unwritable(tmp_path / "none" / "new") == "No such file or directory"

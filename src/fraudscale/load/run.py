@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from fraudscale import files
 from fraudscale.clock import rfc3339
 from fraudscale.config import KafkaSettings
 from fraudscale.errors import InputError
@@ -100,11 +101,10 @@ class LoadTest:
             self.target.source is not None and not _is_address(self.target.source),
             f"--source {self.target.source}: must be an address of this machine, such as 127.0.0.2",
         )
-        for path in (self.picture, self.saved):
-            yield (
-                path is not None and not path.parent.is_dir(),
-                f"{path}: its folder does not exist",
-            )
+        for path in filter(None, (self.picture, self.saved)):
+            yield not path.parent.is_dir(), f"{path}: its folder does not exist"
+            reason = files.unwritable(path)
+            yield bool(reason), f"{path}: can't be written: {reason}"
         yield (
             self.picture is not None and self.picture.suffix.lower() not in PICTURES,
             f"--picture {self.picture}: the name must end in .png or .svg",
@@ -145,7 +145,7 @@ def run(
         are missing or doubled.
 
     Raises:
-        InvalidLoadTest, BadRecording: the user's input is the cause.
+        InvalidLoadTest, DataError: the user's input is the cause.
         Unreachable, BrokerUnavailable: nothing answers there.
         OSError: a file can't be written.
     """

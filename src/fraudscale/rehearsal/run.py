@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from fraudscale import files
 from fraudscale.errors import InputError
+from fraudscale.hpa import Hpa, ManifestError
 from fraudscale.rehearsal import prometheus, report, shapes, trace
 from fraudscale.rehearsal.queueing import LatencyEstimate, Service, estimate_latency
-from fraudscale.rehearsal.rehearse import Rehearsal, read_hpa, rehearse
+from fraudscale.rehearsal.rehearse import Rehearsal, measurable, read_hpas, rehearse
 from fraudscale.rehearsal.suggest import Suggestion, suggest
 from fraudscale.rehearsal.trace import LoadTrace, Setup
 
@@ -31,6 +33,8 @@ class RehearsalRequest:
     cpu_ms_per_request: float | None = None
     pod_cpu_m: float | None = None
     picture: Path | None = None
+    strict: bool = False
+    """Refuse a manifest whose metrics are not all CPU and memory of whole pods."""
     suggest_ms: float | None = None
     """Limit for the 95th percentile under which the fewest pod-hours are searched."""
 
@@ -48,6 +52,8 @@ class RehearsalResult:
     summaries: list[report.Summary]
     service: Service
     suggestion: Suggestion | None
+    warnings: list[str]
+    """What was rehearsed otherwise than a manifest says."""
 
     def as_json(self) -> str:
         answers = [report.answer(*pair) for pair in zip(self.rehearsals, self.summaries, strict=True)]
@@ -69,7 +75,7 @@ def run(request: RehearsalRequest, now: float, progress: Callable[[str, float], 
         PrometheusUnavailable: it gave no answer.
     """
     _check(request)
-    hpas = [(str(path), read_hpa(path)) for path in request.hpas]
+    hpas, warnings = _hpas(request)
     load = _trace(request, now)
     service = Service(request.cpu_ms_per_request or Service.cpu_ms_per_request, request.pod_cpu_m)
     suggestion = None
@@ -88,20 +94,31 @@ def run(request: RehearsalRequest, now: float, progress: Callable[[str, float], 
         except ImportError as error:
             # The serving image has no matplotlib.
             raise InvalidRehearsal(f"--picture needs {error.name}: install the group `train`") from error
-        except OSError as error:
-            reason = error.strerror or error
-            raise InvalidRehearsal(f"--picture {request.picture}: can't be written: {reason}") from error
-    return RehearsalResult(rehearsals, estimates, summaries, service, suggestion)
+    return RehearsalResult(rehearsals, estimates, summaries, service, suggestion, warnings)
 
 
 def _check(request: RehearsalRequest) -> None:
     sources = [request.trace, request.shape, request.prometheus]
     if sum(source is not None for source in sources) != 1:
         raise InvalidRehearsal("give exactly one of --trace FILE, --shape SHAPE and --from-prometheus URL")
-    if request.suggest_ms is not None and len(request.hpas) != 1:
-        raise InvalidRehearsal("--suggest varies one manifest: give one --hpa")
     if request.picture and request.picture.suffix.lower() not in PICTURES:
         raise InvalidRehearsal(f"--picture {request.picture}: a picture's name ends in {', '.join(PICTURES)}")
+    if request.picture and (reason := files.unwritable(request.picture)):
+        raise InvalidRehearsal(f"--picture {request.picture}: can't be written: {reason}")
+
+
+def _hpas(request: RehearsalRequest) -> tuple[list[tuple[str, Hpa]], list[str]]:
+    hpas, warnings = [], []
+    for file, hpa in [pair for path in request.hpas for pair in read_hpas(path)]:
+        kept, said = measurable(file, hpa)
+        hpas.append((file, kept))
+        if said and request.strict:
+            raise ManifestError(file, "spec.metrics", f"without --strict: {said}")
+        if said:
+            warnings.append(f"{file}: {said}")
+    if request.suggest_ms is not None and len(hpas) != 1:
+        raise InvalidRehearsal(f"--suggest varies one HPA, and there are {len(hpas)}: give one --hpa")
+    return hpas, warnings
 
 
 def _trace(request: RehearsalRequest, now: float) -> LoadTrace:

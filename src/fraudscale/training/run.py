@@ -5,11 +5,13 @@ a champion, as every `make up` does, stays quick.
 """
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from fraudscale import files
 from fraudscale.config import ModelSettings
+from fraudscale.errors import InputError
 from fraudscale.registry import mlflow as registry
 from fraudscale.scoring.model import Manifest, Parity
 from fraudscale.training.data import Progress, generate, read_file
@@ -42,6 +44,8 @@ class Made:
     digest: str
     parity: Parity
     candidate: registry.Candidate
+    warnings: list[str] = field(default_factory=list)
+    """What a person should know of the data."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class TrainResult:
     digest: str
     metrics: dict[str, float]
     threshold: float
+    warnings: list[str] = field(default_factory=list)
 
 
 def make(folder: Path, request: TrainingRequest, *, now: datetime, progress: Progress) -> Made:
@@ -62,9 +67,11 @@ def make(folder: Path, request: TrainingRequest, *, now: datetime, progress: Pro
     Generated data ends before `now` (UTC).
 
     Raises:
+        InputError: `folder` can't be written to, which is found out first.
         DataError: the data can't be trained on.
         ModelRejected: the exported model is not equal to the trained one.
     """
+    _try_writing(folder)
     from fraudscale.training import artifact, report  # noqa: PLC0415 - see the module's docstring
     from fraudscale.training.evaluate import evaluate  # noqa: PLC0415
     from fraudscale.training.export import golden_rows  # noqa: PLC0415
@@ -104,7 +111,22 @@ def make(folder: Path, request: TrainingRequest, *, now: datetime, progress: Pro
         feature_names=manifest.features,
         example=data.test.rows[:EXAMPLE_ROWS],
     )
-    return Made(folder / "artifact", folder / "report", manifest, model.digest, model.parity, candidate)
+    return Made(
+        folder / "artifact",
+        folder / "report",
+        manifest,
+        model.digest,
+        model.parity,
+        candidate,
+        source.warnings,
+    )
+
+
+def _try_writing(folder: Path) -> None:
+    for part in (folder / "artifact", folder / "report"):
+        there = next(found for found in (part, *part.parents) if found.exists())  # the rest is made
+        if reason := files.unwritable(there / "draft"):
+            raise InputError(f"{folder}: can't be written to: {there}: {reason}; give another folder")
 
 
 def train(
@@ -122,6 +144,7 @@ def train(
         ModelRejected: the exported model is not equal to the trained one.
         RegistryUnavailable: nothing was registered, or not all of it.
     """
+    champion(settings)  # a registry that can't take the model says so before it is trained
     with tempfile.TemporaryDirectory(prefix="fraudscale-train-") as folder:
         made = make(Path(folder), request, now=now, progress=progress)
         progress("register", 0.0)
@@ -130,7 +153,8 @@ def train(
         if alias is not None:
             registry.set_alias(settings, version, alias)
         progress("register", 1.0)
-    return TrainResult(version, alias, made.digest, made.manifest.metrics, made.manifest.threshold)
+    manifest = made.manifest
+    return TrainResult(version, alias, made.digest, manifest.metrics, manifest.threshold, made.warnings)
 
 
 def train_if_missing(

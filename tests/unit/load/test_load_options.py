@@ -27,6 +27,7 @@ HERE = HttpTarget("http://127.0.0.1:8000")
         ({"target": HttpTarget(HERE.url, timeout=0)}, "--timeout 0"),
         ({"picture": Path("run.pdf")}, "must end in .png or .svg"),
         ({"picture": Path("/no/such/folder/run.png")}, "its folder does not exist"),
+        ({"saved": Path("/")}, "/: can't be written: Is a directory"),
     ],
 )
 def test_a_bad_load_test_says_what_to_change(wrong, message):

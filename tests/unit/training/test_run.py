@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from fraudscale.config import ModelSettings
+from fraudscale.errors import InputError
 from fraudscale.registry import mlflow as registry
 from fraudscale.scoring.features import FEATURES
 from fraudscale.scoring.model import MAX_DIFFERENCE, ModelRejected
@@ -133,3 +134,24 @@ def test_a_first_model_is_trained_only_where_there_is_none(server):
     assert train_if_missing().version == "1"
     assert train_if_missing() is None
     assert len(server.candidates) == 1
+
+
+def test_a_folder_that_can_not_be_written_is_told_before_the_training(tmp_path, monkeypatch):
+    def generate(*_):
+        raise AssertionError("the training has begun")
+
+    monkeypatch.setattr(run, "generate", generate)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/model: can't be written to: .*file: Not a directory"):
+        run.make(tmp_path / "file/model", run.TrainingRequest(), now=NOW, progress=quiet)
+    assert not list((tmp_path).glob("file/*"))
+
+
+def test_a_registry_that_does_not_answer_is_told_before_the_training(monkeypatch):
+    def down(_):
+        raise registry.RegistryUnavailable("down")
+
+    monkeypatch.setattr(registry, "aliases", down)
+    monkeypatch.setattr(run, "make", lambda *_, **__: pytest.fail("the training has begun"))
+    with pytest.raises(registry.RegistryUnavailable):
+        train()
