@@ -230,6 +230,12 @@ SuggestLimit = Annotated[
 ]
 
 
+StrictMetrics = Annotated[
+    bool,
+    typer.Option("--strict", help="Refuse metrics other than CPU and memory, instead of leaving them out."),
+]
+
+
 @tasks.command()
 def rehearse(
     hpa: Annotated[list[Path], typer.Option(help="HPA manifest. May be repeated, to compare several.")],
@@ -252,12 +258,7 @@ def rehearse(
     cpu_ms_per_request: RequestCost = None,
     pod_cpu_m: PodCpu = None,
     suggest: SuggestLimit = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", help="Refuse metrics other than CPU and memory, instead of leaving them out."
-        ),
-    ] = False,
+    strict: StrictMetrics = False,
     picture: Annotated[
         Path | None, typer.Option(help="Draw the rehearsal to this .svg, .png or .pdf file.")
     ] = None,

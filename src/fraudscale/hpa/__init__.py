@@ -3,7 +3,7 @@
 Pure: no clock, no files, no processes. The controller's sources are pkg/controller/podautoscaler/horizontal.go and
 replica_calculator.go; its own tests are among ours. A stage a module, in the order of a sync:
 
-    documents   text → the objects of a kind
+    objects     text → the objects of a kind
     manifest    such an object → spec's records, or ManifestError
     pods        pod classes, requests, usage
     replicas    each metric → a number of replicas; the largest wins

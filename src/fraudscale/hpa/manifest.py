@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from fraudscale.hpa.documents import find
 from fraudscale.hpa.metric_specs import read_metric, read_old_metric, read_reference
-from fraudscale.hpa.node import ManifestError, Node
+from fraudscale.hpa.node import ManifestError, ManifestNode
+from fraudscale.hpa.objects import find
 from fraudscale.hpa.quantity import approximate
 from fraudscale.hpa.spec import (
     DEFAULT_DOWN,
@@ -72,7 +72,7 @@ def read_manifests(content: bytes | str, file: str) -> list[Hpa]:
     return [_hpa(node) for node in find(content, file, _KIND)]
 
 
-def _hpa(node: Node) -> Hpa:
+def _hpa(node: ManifestNode) -> Hpa:
     # An object that comes from a cluster carries a status; it doesn't decide anything.
     fields = node.fields(required=("apiVersion", "kind", "metadata", "spec"), optional=("status",))
     version = fields["apiVersion"].choice(tuple(_OPTIONAL))
@@ -93,7 +93,7 @@ def _hpa(node: Node) -> Hpa:
     return Hpa(name, namespace, target, low, high, tuple(metrics) or DEFAULT_METRICS, behavior)
 
 
-def _bounds(spec: Mapping[str, Node]) -> tuple[int, int]:
+def _bounds(spec: Mapping[str, ManifestNode]) -> tuple[int, int]:
     # 0 needs the gate HPAScaleToZero, which is off in this release.
     low = spec["minReplicas"].integer(1) if "minReplicas" in spec else 1
     high = spec["maxReplicas"].integer(1)
@@ -103,7 +103,7 @@ def _bounds(spec: Mapping[str, Node]) -> tuple[int, int]:
 
 
 def _annotated(
-    spec: Mapping[str, Node], metadata: Mapping[str, Node]
+    spec: Mapping[str, ManifestNode], metadata: Mapping[str, ManifestNode]
 ) -> tuple[list[MetricSpec], Behavior | None]:
     """Put together what autoscaling/v1 says in its field and in its annotations."""
     # Convert_v1_HorizontalPodAutoscaler_To_autoscaling_HorizontalPodAutoscaler: the annotation's come first.
@@ -116,7 +116,7 @@ def _annotated(
     return metrics, _behavior(behavior) if behavior else None
 
 
-def _annotation(metadata: Mapping[str, Node], name: str) -> Node | None:
+def _annotation(metadata: Mapping[str, ManifestNode], name: str) -> ManifestNode | None:
     """Read the JSON of an annotation."""
     node = metadata["annotations"].mapping().get(_ANNOTATED + name) if "annotations" in metadata else None
     if node is None:
@@ -125,7 +125,7 @@ def _annotation(metadata: Mapping[str, Node], name: str) -> Node | None:
         value = json.loads(node.text())
     except ValueError as error:
         raise node.error(f"not JSON: {error}") from error
-    return Node(node.file, node.path, _as_manifest(value) if name == "behavior" else value)
+    return ManifestNode(node.file, node.path, _as_manifest(value) if name == "behavior" else value)
 
 
 def _as_manifest(value: Any) -> Any:
@@ -135,7 +135,7 @@ def _as_manifest(value: Any) -> Any:
     return [_as_manifest(item) for item in value] if isinstance(value, list) else value
 
 
-def _behavior(node: Node) -> Behavior:
+def _behavior(node: ManifestNode) -> Behavior:
     fields = node.fields(required=(), optional=("scaleUp", "scaleDown"))
     return Behavior(
         _rules(fields["scaleUp"], DEFAULT_UP) if "scaleUp" in fields else DEFAULT_UP,
@@ -143,7 +143,7 @@ def _behavior(node: Node) -> Behavior:
     )
 
 
-def _rules(node: Node, default: Rules) -> Rules:
+def _rules(node: ManifestNode, default: Rules) -> Rules:
     fields = node.fields(
         required=(), optional=("stabilizationWindowSeconds", "selectPolicy", "policies", "tolerance")
     )
@@ -159,13 +159,13 @@ def _rules(node: Node, default: Rules) -> Rules:
     return Rules(window, select, policies, _tolerance(fields["tolerance"]) if "tolerance" in fields else None)
 
 
-def _policy(node: Node) -> Policy:
+def _policy(node: ManifestNode) -> Policy:
     fields = node.fields(required=("type", "value", "periodSeconds"))
     kind = cast("PolicyType", fields["type"].choice(("Pods", "Percent")))
     return Policy(kind, fields["value"].integer(1), fields["periodSeconds"].integer(1, _MAX_PERIOD))
 
 
-def _tolerance(node: Node) -> float:
+def _tolerance(node: ManifestNode) -> float:
     value = node.quantity(approximate)
     if value < 0:
         raise node.error("must not be negative")

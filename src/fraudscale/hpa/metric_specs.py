@@ -2,7 +2,7 @@
 
 from typing import Final, cast
 
-from fraudscale.hpa.node import Node
+from fraudscale.hpa.node import ManifestNode
 from fraudscale.hpa.quantity import milli
 from fraudscale.hpa.spec import MetricSpec, MetricTarget, MetricType, Reference, TargetType
 
@@ -47,20 +47,20 @@ _OLD_SHAPES: Final[dict[MetricType, tuple[tuple[str, ...], str, dict[str, str]]]
 }
 
 
-def read_reference(node: Node) -> Reference:
+def read_reference(node: ManifestNode) -> Reference:
     """Read a `scaleTargetRef` or `describedObject`."""
     fields = node.fields(required=("kind", "name"), optional=("apiVersion",))
     api_version = fields["apiVersion"].text() if "apiVersion" in fields else ""
     return Reference(api_version, fields["kind"].text(), fields["name"].text())
 
 
-def read_metric(node: Node) -> MetricSpec:
+def read_metric(node: ManifestNode) -> MetricSpec:
     """Read an entry of autoscaling/v2."""
     kind, source = _source(node)
     return _READERS[kind](kind, source)
 
 
-def read_old_metric(node: Node) -> MetricSpec:
+def read_old_metric(node: ManifestNode) -> MetricSpec:
     """Read an entry of autoscaling/v2beta1, which is also what autoscaling/v1 keeps in an annotation."""
     kind, source = _source(node)
     required, selector, targets = _OLD_SHAPES[kind]
@@ -80,7 +80,7 @@ def read_old_metric(node: Node) -> MetricSpec:
     )
 
 
-def _source(node: Node) -> tuple[MetricType, Node]:
+def _source(node: ManifestNode) -> tuple[MetricType, ManifestNode]:
     """Tell a metric's type, and the one field that goes with it."""
     fields = node.fields(required=("type",), optional=tuple(_SOURCES.values()))
     kind = cast("MetricType", fields["type"].choice(tuple(_SOURCES)))
@@ -92,24 +92,24 @@ def _source(node: Node) -> tuple[MetricType, Node]:
     return kind, fields[_SOURCES[kind]]
 
 
-def _resource(kind: MetricType, node: Node) -> MetricSpec:
+def _resource(kind: MetricType, node: ManifestNode) -> MetricSpec:
     fields = node.fields(required=("name", "target"))
     return MetricSpec(kind, fields["name"].text(), _target(fields["target"], kind))
 
 
-def _container_resource(kind: MetricType, node: Node) -> MetricSpec:
+def _container_resource(kind: MetricType, node: ManifestNode) -> MetricSpec:
     fields = node.fields(required=("name", "container", "target"))
     target = _target(fields["target"], kind)
     return MetricSpec(kind, fields["name"].text(), target, container=fields["container"].text())
 
 
-def _named(kind: MetricType, node: Node) -> MetricSpec:
+def _named(kind: MetricType, node: ManifestNode) -> MetricSpec:
     fields = node.fields(required=("metric", "target"))
     name, selector = _identifier(fields["metric"])
     return MetricSpec(kind, name, _target(fields["target"], kind), selector=selector)
 
 
-def _object(kind: MetricType, node: Node) -> MetricSpec:
+def _object(kind: MetricType, node: ManifestNode) -> MetricSpec:
     fields = node.fields(required=("describedObject", "metric", "target"))
     described = read_reference(fields["describedObject"])
     name, selector = _identifier(fields["metric"])
@@ -126,7 +126,7 @@ _READERS: Final = {
 }
 
 
-def _target(node: Node, kind: MetricType) -> MetricTarget:
+def _target(node: ManifestNode, kind: MetricType) -> MetricTarget:
     fields = node.fields(required=("type",), optional=tuple(_TARGET_FIELDS.values()))
     chosen = cast("TargetType", fields["type"].choice(_TARGETS[kind]))
     wanted = _TARGET_FIELDS[chosen]
@@ -138,7 +138,7 @@ def _target(node: Node, kind: MetricType) -> MetricTarget:
     return _target_value(fields[wanted], chosen)
 
 
-def _target_value(node: Node, kind: TargetType) -> MetricTarget:
+def _target_value(node: ManifestNode, kind: TargetType) -> MetricTarget:
     if kind == "Utilization":
         return MetricTarget(kind, node.integer(1))
     value = node.quantity(milli)
@@ -147,12 +147,12 @@ def _target_value(node: Node, kind: TargetType) -> MetricTarget:
     return MetricTarget(kind, value)
 
 
-def _identifier(node: Node) -> tuple[str, str]:
+def _identifier(node: ManifestNode) -> tuple[str, str]:
     fields = node.fields(required=("name",), optional=("selector",))
     return fields["name"].text(), _selector(fields["selector"]) if "selector" in fields else ""
 
 
-def _selector(node: Node) -> str:
+def _selector(node: ManifestNode) -> str:
     """Print a label selector as the controller's %+v does: the form that its events show."""
     fields = node.fields(required=(), optional=("matchLabels", "matchExpressions"))
     labels = fields["matchLabels"].mapping() if "matchLabels" in fields else {}
@@ -169,7 +169,7 @@ def _selector(node: Node) -> str:
     )
 
 
-def _requirement(node: Node) -> str:
+def _requirement(node: ManifestNode) -> str:
     fields = node.fields(required=("key", "operator"), optional=("values",))
     key, operator = fields["key"].text(), fields["operator"].choice(_OPERATORS)
     values = [item.text() for item in fields["values"].items()] if "values" in fields else []

@@ -20,7 +20,7 @@ class ManifestError(InputError):
         self.reason = reason
 
 
-class Node:
+class ManifestNode:
     """A value of the document that knows where it stands."""
 
     def __init__(self, file: str, path: str, value: object) -> None:

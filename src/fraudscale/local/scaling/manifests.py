@@ -9,7 +9,7 @@ import msgspec
 
 from fraudscale.config import LocalSettings
 from fraudscale.hpa import Hpa, ManifestError, milli, read_manifest
-from fraudscale.hpa.documents import load
+from fraudscale.hpa.objects import load
 from fraudscale.local.install.ports import MAX_REPLICAS, MIN_REPLICAS
 
 CONTAINERS: Final = ("serve", "stream")

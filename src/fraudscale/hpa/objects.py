@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from fraudscale.hpa.node import ManifestError, Node
+from fraudscale.hpa.node import ManifestError, ManifestNode
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -31,7 +31,7 @@ def load(content: bytes | str, file: str) -> object:
         return yaml.load(content, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
 
 
-def find(content: bytes | str, file: str, kind: str) -> list[Node]:
+def find(content: bytes | str, file: str, kind: str) -> list[ManifestNode]:
     """Read YAML or JSON → the objects of a kind, in their order; what else there is doesn't matter.
 
     Raises:
@@ -42,7 +42,7 @@ def find(content: bytes | str, file: str, kind: str) -> list[Node]:
     # `---` at the end, or comments between two of them, make a document of nothing.
     documents = [(number, value) for number, value in enumerate(found, 1) if value is not None]
     several = len(documents) > 1
-    nodes = [Node(f"{file}, document {n}" if several else file, "", value) for n, value in documents]
+    nodes = [ManifestNode(f"{file}, document {n}" if several else file, "", value) for n, value in documents]
     objects = [pair for node in nodes for pair in _objects(node)]
     if wanted := [node for name, node in objects if name == kind]:
         return wanted
@@ -50,7 +50,7 @@ def find(content: bytes | str, file: str, kind: str) -> list[Node]:
     raise ManifestError(file, "", f"a {kind} is wanted, and there is {others}")
 
 
-def _objects(node: Node) -> Iterator[tuple[str, Node]]:
+def _objects(node: ManifestNode) -> Iterator[tuple[str, ManifestNode]]:
     """Yield the objects of a document with their kinds: itself, or those of a List."""
     fields = node.mapping()
     if "kind" not in fields:
@@ -66,7 +66,7 @@ def _objects(node: Node) -> Iterator[tuple[str, Node]]:
         own = {"apiVersion": version, "kind": kind.removesuffix("List")} | {
             n: f.value for n, f in its.items()
         }
-        whole = Node(item.file, item.path, own)
+        whole = ManifestNode(item.file, item.path, own)
         yield whole.mapping()["kind"].text(), whole
 
 
