@@ -14,6 +14,7 @@ from threading import Event
 from typing import Final
 
 from fraudscale.config import ModelSettings
+from fraudscale.errors import InputError
 from fraudscale.registry import mlflow as registry
 from fraudscale.registry.copies import (
     CopyUnusable,
@@ -23,11 +24,15 @@ from fraudscale.registry.copies import (
     temporary_folder,
     write_pointer,
 )
-from fraudscale.scoring.model import ModelRejected, Version, build
+from fraudscale.scoring.model import VERSION_NUMBER, ModelRejected, Version, build
 
 FETCH_SECONDS: Final = 60.0
 _LOOK_SECONDS: Final = 0.1
 """Between two looks at whether the child has ended."""
+
+
+class NoVersion(InputError):
+    """A version of the registry is a number."""
 
 
 def fetch_model(settings: ModelSettings, version: str | None = None) -> Path:
@@ -38,7 +43,10 @@ def fetch_model(settings: ModelSettings, version: str | None = None) -> Path:
     Raises:
         RegistryUnavailable, ModelUnknown: as `registry.Locator.locate`, or the download failed.
         FetchFailed: the artifact must not serve, or the folder can't take it.
+        NoVersion: the version is no number.
     """
+    if version is not None and not VERSION_NUMBER.fullmatch(version):
+        raise NoVersion(f"version {version[:80]!r}: must be a number such as 3")
     wanted = registry.Locator(settings).locate(version)
     cache = settings.model_cache_dir
     try:

@@ -1,5 +1,6 @@
 """From the registry to a verified copy: the command, and the child that runs it for a serving process."""
 
+import itertools
 import os
 import shutil
 import threading
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import damage
 from fraudscale.config import ModelSettings
 from fraudscale.registry import fetch as fetching
 from fraudscale.registry.copies import FetchFailed, Pointer, read_copy, read_pointer
-from fraudscale.registry.fetch import fetch_in_child, fetch_model
-from fraudscale.scoring.model import Version
+from fraudscale.registry.fetch import NoVersion, fetch_in_child, fetch_model
+from fraudscale.scoring.model import MANIFEST, SERVED_FILES, Version, digest_of
 
 VERSION = Version("7", "champion", "0" * 64)
 
@@ -60,6 +62,13 @@ def test_a_given_version_becomes_a_copy_and_nothing_more(settings, published):
     assert read_pointer(settings.model_cache_dir) is None
 
 
+@pytest.mark.parametrize("version", ["", "latest", "-1", "1.0", "٣", "9" * 5000, "1\n"])
+def test_a_version_that_is_no_number_is_the_users_mistake(settings, published, version):
+    with pytest.raises(NoVersion, match="must be a number such as 3") as caught:
+        fetch_model(settings, version)
+    assert (caught.value.exit_code, len(str(caught.value)) < 200) == (2, True)
+
+
 def test_a_copy_that_is_there_is_not_downloaded_again(settings, published):
     fetch_model(settings)
     fetch_model(settings)
@@ -78,6 +87,30 @@ def test_an_artifact_that_must_not_serve_is_refused_and_leaves_nothing(settings,
     with pytest.raises(FetchFailed, match=r"version 7 must not serve: .*; register another"):
         fetch_model(settings)
     assert list(settings.model_cache_dir.iterdir()) == []
+
+
+def test_whatever_is_wrong_with_an_artifact_the_command_says_it_in_its_own_words(settings, published):
+    files = {path.name: path.read_bytes() for path in published.folder.iterdir()}
+    said = []
+    for _, damaged in itertools.islice(damage.artifacts(files), 0, None, 7):
+        for name, content in damaged.items():
+            (published.folder / name).write_bytes(content)
+        published.promised = digest_of(damaged[MANIFEST])
+        try:
+            fetch_model(settings)
+        except FetchFailed as error:
+            said.append(str(error))
+        assert not list(settings.model_cache_dir.glob(".fetch-*"))
+    assert len(said) > 50
+    assert [words for words in said if "version 7 must not serve: " not in words] == []
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *SERVED_FILES])
+def test_a_folder_in_the_place_of_a_file_is_a_file_that_is_missing(settings, published, name):
+    (published.folder / name).unlink()
+    (published.folder / name).mkdir()
+    with pytest.raises(FetchFailed, match="must not serve"):
+        fetch_model(settings)
 
 
 def test_a_folder_that_can_not_take_the_copy_is_said(settings, published):

@@ -1,10 +1,12 @@
 import subprocess
 import sys
+import tracemalloc
 
 import msgspec
 import numpy as np
 import pytest
 
+import damage
 from fraudscale.scoring import model
 from fraudscale.scoring.features import FEATURES
 from fraudscale.scoring.model import ModelRejected
@@ -172,6 +174,64 @@ def test_golden_answers_that_meet_the_threshold_exactly_decide_alike(artifact):
     rewrite_golden(artifact, probabilities=probabilities)
     rewrite(artifact, threshold=float(probabilities[0]))
     load(artifact)
+
+
+def test_whatever_is_wrong_with_the_bytes_is_a_rejection(artifact):
+    """Some changes are harmless, such as one in a text; all others are this one error."""
+    files = {name: (artifact / name).read_bytes() for name in (model.MANIFEST, *model.SERVED_FILES)}
+    rejected, other = 0, []
+    for name, damaged in damage.artifacts(files):
+        served = {one: damaged[one] for one in model.SERVED_FILES}
+        try:
+            model.build(damaged[model.MANIFEST], served, version="7", alias="champion")
+        except ModelRejected:
+            rejected += 1
+        except Exception as error:
+            other.append(f"{name}: {type(error).__name__}: {error}")
+    assert other == []
+    assert rejected > 500
+
+
+def test_golden_rows_are_not_unpacked_without_end(artifact):
+    golden = damage.members((artifact / model.GOLDEN_FILE).read_bytes())
+    bomb = damage.packed(golden | {"rows.npy": golden["rows.npy"] + bytes(200_000_000)})
+    assert len(bomb) < 1_000_000
+    (artifact / model.GOLDEN_FILE).write_bytes(bomb)
+    rewrite(artifact)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelRejected, match=r"rows\.npy unpacks to more than 67108864 bytes"):
+            load(artifact)
+        assert tracemalloc.get_traced_memory()[1] < 3 * model.GOLDEN_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_golden_rows_that_claim_to_be_huge_get_no_room(artifact):
+    golden = damage.members((artifact / model.GOLDEN_FILE).read_bytes())
+    claim = damage.header("{'descr': '<f4', 'fortran_order': False, 'shape': (100000000, 16), }")
+    (artifact / model.GOLDEN_FILE).write_bytes(damage.packed(golden | {"rows.npy": claim}))
+    rewrite(artifact)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelRejected, match="can't be read"):
+            load(artifact)
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_golden_rows_by_columns_are_the_same_rows(artifact):
+    with np.load(artifact / model.GOLDEN_FILE) as golden:
+        rewrite_golden(artifact, rows=np.asfortranarray(golden["rows"]))
+    assert load(artifact).parity.rows == 64
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1])
+def test_a_threshold_that_is_no_probability_is_refused(artifact, threshold):
+    rewrite(artifact, threshold=threshold)
+    with pytest.raises(ModelRejected, match=f"threshold {threshold}"):
+        load(artifact)
 
 
 def test_a_manifest_that_is_no_json_is_refused():
