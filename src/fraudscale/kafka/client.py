@@ -28,6 +28,10 @@ class BrokerUnavailable(FraudscaleError):
     """No broker answered in time; it is asked again."""
 
 
+class BrokerRefused(BrokerUnavailable):
+    """A broker answered, and its answer was no: a topic or a right is missing; it is asked again."""
+
+
 class NotDelivered(FraudscaleError):
     """A batch was not committed, as far as we know: we go on where the broker says that the group is."""
 
@@ -37,19 +41,33 @@ class ProducerFenced(NotDelivered):
 
 
 class BrokerLink:
-    """Whether the broker answers. Any thread tells what it sees; only changes are logged."""
+    """Whether the broker answers, and what it refuses. Any thread tells what it sees; only changes are logged."""
 
     def __init__(self, servers: str, log: Logger) -> None:
         self._servers = servers
         self._log = log
         self._lock = Lock()
         self._down_since: float | None = None
+        self._refusals: dict[str, str] = {}
 
     def lost(self, reason: str) -> None:
         with self._lock:
             if self._down_since is None:
                 self._down_since = time.monotonic()
                 self._log.warning("broker_unavailable", servers=self._servers, reason=reason)
+
+    def refused(self, what: str, reason: str) -> None:
+        """Note that a question has no usable answer although the broker may be well; `granted` ends that."""
+        with self._lock:
+            if self._refusals.get(what) != reason:
+                self._log.warning("broker_question_failed", servers=self._servers, reason=f"{what}: {reason}")
+            self._refusals[what] = reason
+
+    def granted(self, what: str) -> None:
+        """Note that this question was answered: the next refusal is news."""
+        if self._refusals:
+            with self._lock:
+                self._refusals.pop(what, None)
 
     def back(self) -> None:
         if self._down_since is None:  # asked for every batch, so the usual case takes no lock
@@ -59,6 +77,11 @@ class BrokerLink:
                 seconds = round(time.monotonic() - self._down_since, 1)
                 self._log.info("broker_back", servers=self._servers, seconds=seconds)
                 self._down_since = None
+
+
+def answered(error: KafkaError) -> bool:
+    """Tell whether an error is a broker's answer: those are positive, the client's own negative."""
+    return error.code() > 0
 
 
 class _ClientLog(logging.Filter):

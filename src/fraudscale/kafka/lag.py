@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from threading import Event, Lock, Thread
 from time import monotonic, time
+from typing import Final
 
 from fraudscale.config import KafkaSettings
 from fraudscale.counting import Family, Gauge
-from fraudscale.kafka.client import BrokerLink, BrokerUnavailable
+from fraudscale.kafka.client import BrokerLink, BrokerRefused, BrokerUnavailable
 from fraudscale.kafka.watermarks import Waiting, Watermarks
 from fraudscale.metrics import QueueMetrics
+
+QUESTION: Final = "queue length"
 
 
 class LagReporter:
@@ -52,11 +55,17 @@ class LagReporter:
         topic, group = self._settings.kafka_topic, self._settings.kafka_group
         try:
             waiting = self._watermarks.waiting()
+        except BrokerRefused as error:
+            self._take_away()
+            self._link.back()
+            self._link.refused(QUESTION, str(error))
+            return
         except BrokerUnavailable as error:
             self._take_away()
             self._link.lost(str(error))
             return
         self._link.back()
+        self._link.granted(QUESTION)
         self._counts.queue_length.labels(topic, group).value = sum(w.lag for w in waiting.values())
         self._counts.topic_messages.labels(topic).value = sum(w.retained for w in waiting.values())
         self._counts.without_commit.labels(topic, group).value = sum(
@@ -99,6 +108,6 @@ class LagReporter:
                 self.report()
             except Exception as error:  # whatever it is, the next report may succeed
                 self._take_away()
-                self._link.lost(f"{type(error).__name__}: {error}")
+                self._link.refused(QUESTION, f"{type(error).__name__}: {error}")
             if not self._stopping:
                 self._changed.wait(max(0.0, self._settings.kafka_lag_seconds - (monotonic() - began)))

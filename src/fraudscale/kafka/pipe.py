@@ -15,6 +15,7 @@ from fraudscale.kafka.client import (
     BrokerLink,
     BrokerUnavailable,
     NotDelivered,
+    answered,
     client_settings,
     commits,
 )
@@ -36,6 +37,8 @@ LOOK_UP_SECONDS: Final = 0.3
 """Limit of one question for the group's commits: partitions that are not paused wait meanwhile."""
 LOOK_AGAIN_SECONDS: Final = 0.7
 """From a question in vain to the next, while other partitions can be read: one had a transaction open when its owner died."""
+
+QUESTION: Final = "transactional id"
 
 
 class Pipe:
@@ -183,16 +186,28 @@ class Pipe:
             self._delivery.ask_for_id()
             if protocol is not None:
                 self._consumer = self._member(protocol)
-        except (BrokerUnavailable, KafkaException) as error:
-            if isinstance(error, KafkaException) and not error.args[0].retriable():
-                self._note_error(error.args[0])
-            self._link.lost(error.args[0].str() if isinstance(error, KafkaException) else str(error))
+        except BrokerUnavailable as error:
+            self._link.lost(str(error))
             self._wait(seconds)
             return None
+        except KafkaException as error:
+            self._note_unconnected(error.args[0])
+            self._wait(seconds)
+            return None
+        self._link.granted(QUESTION)
         if not self._find_positions():
             self._wait(seconds)
             return None
         return self._consumer
+
+    def _note_unconnected(self, error: KafkaError) -> None:
+        if answered(error):
+            self._link.back()
+            self._link.refused(QUESTION, error.str())
+            return
+        if not error.retriable():
+            self._note_error(error)
+        self._link.lost(error.str())
 
     def _choose_protocol(self) -> str:
         protocol = choose_protocol(self._settings, refused=self._protocol_refused)

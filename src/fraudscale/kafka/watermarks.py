@@ -9,7 +9,15 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, T
 from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from fraudscale.config import KafkaSettings
-from fraudscale.kafka.client import ASK_SECONDS, BrokerUnavailable, admin_client, client_settings, commits
+from fraudscale.kafka.client import (
+    ASK_SECONDS,
+    BrokerRefused,
+    BrokerUnavailable,
+    admin_client,
+    answered,
+    client_settings,
+    commits,
+)
 
 LOOK_SECONDS: Final = 1.0
 """Limit of a look at the first waiting records."""
@@ -66,7 +74,8 @@ class Watermarks:
         """Ask for each partition's watermarks and commit, by partition.
 
         Raises:
-            BrokerUnavailable: no broker answered in time, or the topic is missing.
+            BrokerUnavailable: no broker answered in time.
+            BrokerRefused: the topic is missing, or the right to ask.
         """
         # hands the clients' log lines over; they would pile up
         self._admin.poll(0)
@@ -79,7 +88,8 @@ class Watermarks:
             end = self._offsets(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
         except KafkaException as error:
             servers = self._settings.kafka_bootstrap_servers
-            raise BrokerUnavailable(f"{servers}: {error.args[0].str()}") from error
+            kind = BrokerRefused if answered(error.args[0]) else BrokerUnavailable
+            raise kind(f"{servers}: {error.args[0].str()}") from error
         return {p: Waiting(low[p], end[p], c if c >= 0 else None) for p, c in committed.items()}
 
     def oldest(self, waiting: Mapping[int, Waiting]) -> int | None:

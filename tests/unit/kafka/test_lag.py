@@ -7,7 +7,7 @@ import structlog
 from structlog.testing import capture_logs
 
 from fraudscale.config import KafkaSettings
-from fraudscale.kafka.client import BrokerLink, BrokerUnavailable
+from fraudscale.kafka.client import BrokerLink, BrokerRefused, BrokerUnavailable
 from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.watermarks import Waiting
 from fraudscale.metrics import KafkaMetrics
@@ -68,6 +68,34 @@ def test_figures_that_cannot_be_known_are_taken_away():
         reporter.report()
     assert values(counts.queue_length) == values(counts.lag) == values(counts.topic_messages) == {}
     assert values(counts.oldest_age) == values(counts.without_commit) == {}
+
+
+def test_a_missing_right_is_told_once_and_is_no_missing_broker():
+    """While batches are delivered the broker is there; the two told each other's opposite 30 times a minute."""
+    refused = BrokerRefused("kafka:9092: Group authorization failed")
+    reporter, counts = reporter_of(*[refused] * 30, WAITING, refused)
+    with capture_logs() as lines:
+        for _ in range(30):
+            reporter.report()
+            reporter._link.back()  # a batch was delivered
+        assert values(counts.queue_length) == {}
+        reporter.report()
+        assert values(counts.queue_length) == {("in", "g"): 11}
+        reporter.report()
+    assert [line["event"] for line in lines] == ["broker_question_failed"] * 2
+    assert lines[0]["reason"] == "queue length: kafka:9092: Group authorization failed"
+
+
+def test_a_broker_that_refuses_is_back():
+    reporter, _ = reporter_of(BrokerUnavailable("gone"), BrokerRefused("no"))
+    with capture_logs() as lines:
+        reporter.report()
+        reporter.report()
+    assert [line["event"] for line in lines] == [
+        "broker_unavailable",
+        "broker_back",
+        "broker_question_failed",
+    ]
 
 
 def test_the_age_is_that_of_the_oldest_waiting_message_and_zero_when_none_waits(monkeypatch):

@@ -18,6 +18,24 @@ def test_a_link_tells_changes_only():
     assert lines[0]["reason"] == "a"
 
 
+def test_a_refusal_is_told_once_for_each_reason_and_is_no_outage():
+    with capture_logs() as lines:
+        link = BrokerLink("kafka:9092", structlog.get_logger())
+        for reason in ("no right", "no right", "no topic", "no right"):
+            link.refused("queue length", reason)
+            link.refused("transactional id", "no right")
+        link.granted("queue length")
+        link.refused("queue length", "no right")
+    assert {line["event"] for line in lines} == {"broker_question_failed"}
+    assert [line["reason"] for line in lines] == [
+        "queue length: no right",
+        "transactional id: no right",
+        "queue length: no topic",
+        "queue length: no right",
+        "queue length: no right",
+    ]
+
+
 def test_a_line_of_the_client_library_is_logged_once_for_each_kind():
     kept = client._ClientLog()
 

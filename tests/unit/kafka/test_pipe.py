@@ -334,6 +334,20 @@ def test_a_broker_that_grants_nothing_is_told_as_gone_and_asked_again(monkeypatc
     assert [line["event"] for line in lines] == ["broker_unavailable"]
 
 
+def test_a_broker_that_refuses_the_transactional_id_is_there_and_says_so_once(monkeypatch):
+    pipe = pipe_on(None, set())
+    monkeypatch.setattr(pipe, "_choose_protocol", lambda: "classic")
+
+    def refuse():
+        raise failure(KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+
+    monkeypatch.setattr(pipe._delivery, "ask_for_id", refuse)
+    with capture_logs() as lines:
+        for _ in range(3):
+            assert pipe.read(10, 0).records == []
+    assert [line["event"] for line in lines] == ["broker_question_failed"]
+
+
 def test_without_any_position_time_passes_within_the_group():
     consumer = FakeConsumer([FakeMessage(1, 7)])
     pipe = pipe_on(consumer, {0, 1})
