@@ -4,6 +4,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 
 from fraudscale.local import down
@@ -40,6 +41,17 @@ def test_a_living_supervisor_is_stopped_and_killed_where_it_hangs(tmp_path, monk
         assert lines == [f"stopping the platform in {tmp_path} (process {process.pid})", "stopped"]
     with state.Lock(tmp_path):
         pass  # it is free
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the create time is all that there is")
+def test_a_step_of_the_wall_clock_hides_no_supervisor(tmp_path):
+    lines = []
+    with holder(tmp_path, "well-behaved") as process:
+        lock = tmp_path / "run" / "lock"
+        written = msgspec.json.decode(lock.read_bytes())
+        lock.write_bytes(msgspec.json.encode(written | {"created": written["created"] - 3600}))
+        assert down.down(tmp_path, lines.append) == 0
+        assert lines == [f"stopping the platform in {tmp_path} (process {process.pid})", "stopped"]
 
 
 def test_a_supervisor_that_takes_the_lock_meanwhile_is_left_alone(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from fraudscale.errors import FraudscaleError
 from fraudscale.local.supervisor.supervise import ManagedComponent, State
 
 CLOCK_SECONDS: Final = 2.0
-"""A process's create time is read from the wall clock, which may be set right in between."""
+"""So far two readings of a process's create time may differ where the system computes it from the wall clock."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -28,16 +28,23 @@ class Identity(msgspec.Struct, frozen=True):
     name: str
     pid: int
     created: float
-    """Seconds since the epoch."""
+    """Seconds since the epoch, by the wall clock of that moment."""
+    ticks: int = 0
+    """From the machine's boot to its start: a figure that no change of the wall clock moves. 0 where the system tells none."""
 
     def lives(self) -> bool:
         try:
             process = psutil.Process(self.pid)
             zombie = process.status() == psutil.STATUS_ZOMBIE
-            # Numbers are given again after a while; number and create time together are given once.
-            return not zombie and abs(process.create_time() - self.created) < CLOCK_SECONDS
+            # Numbers are given again after a while; number and start together are given once.
+            return not zombie and self._started_with(process)
         except psutil.Error:
             return False
+
+    def _started_with(self, process: psutil.Process) -> bool:
+        if self.ticks:
+            return _ticks(self.pid) == self.ticks
+        return abs(process.create_time() - self.created) < CLOCK_SECONDS
 
 
 class ComponentStatus(msgspec.Struct, frozen=True):
@@ -100,9 +107,18 @@ class AlreadyRuns(FraudscaleError):
 def identify(name: str, pid: int) -> Identity:
     """Tell a running process apart from later ones; one that ended just now gets an identity that never lives."""
     try:
-        return Identity(name, pid, psutil.Process(pid).create_time())
+        return Identity(name, pid, psutil.Process(pid).create_time(), _ticks(pid))
     except psutil.Error:
         return Identity(name, pid, 0.0)
+
+
+def _ticks(pid: int) -> int:
+    """Read when a process started from Linux itself: psutil adds the time of the boot, which moves with the wall clock."""
+    try:
+        # The name, in brackets, may hold anything; `starttime` is field 22 (proc_pid_stat(5)).
+        return int(Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 class Lock:

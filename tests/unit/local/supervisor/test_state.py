@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import msgspec
 import psutil
 import pytest
 
@@ -120,6 +122,30 @@ def test_a_later_process_with_the_same_number_is_another_one():
     me = psutil.Process()
     assert state.Identity("me", me.pid, me.create_time()).lives()
     assert not state.Identity("me", me.pid, me.create_time() - 100).lives()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("step", [-7200.0, 3.0, 86400.0])
+def test_a_wall_clock_that_was_set_makes_no_process_another_one(step):
+    """psutil computes the create time from the boot time, which Linux moves with the wall clock."""
+    with sleeping() as child:
+        written = state.identify("kafka", child.pid)
+        before_the_step = msgspec.structs.replace(written, created=written.created - step)
+        assert before_the_step.lives()
+        later = msgspec.structs.replace(written, ticks=written.ticks + 1)
+        assert not later.lives()
+    assert not before_the_step.lives()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_name_with_brackets_and_spaces_hides_no_start(tmp_path):
+    program = tmp_path / "a) R 1 (b"
+    program.symlink_to(shutil.which("sleep"))
+    with subprocess.Popen([program, "60"]) as child:
+        try:
+            assert state._ticks(child.pid) > state._ticks(1)
+        finally:
+            child.kill()
 
 
 def test_an_entry_that_does_not_answer_has_no_model():
