@@ -23,6 +23,7 @@ from fraudscale.local.banner import banner
 from fraudscale.local.components import assembly, replica
 from fraudscale.local.components.blueprint import Blueprint, external
 from fraudscale.local.down import clean
+from fraudscale.local.install import doctor
 from fraudscale.local.install.download import fetch_all
 from fraudscale.local.install.folder import MissingComponent
 from fraudscale.local.install.ports import MIN_REPLICAS, Ports, PortsTaken, ensure_free
@@ -61,11 +62,19 @@ def up(
     terminal = Terminal()
     began = time.monotonic()
     try:
+        doctor.ensure_room(local)
         with state.Lock(local.fraudscale_home):
             clean(local.fraudscale_home, terminal.say)
             blueprint = _prepare(local, model, kafka, http, alerts, terminal)
             return Platform(blueprint, terminal, began).run()
-    except (state.AlreadyRuns, PortsTaken, MissingComponent, CannotStart, ManifestError) as error:
+    except (
+        doctor.NoRoom,
+        state.AlreadyRuns,
+        PortsTaken,
+        MissingComponent,
+        CannotStart,
+        ManifestError,
+    ) as error:
         Terminal(Console(stderr=True, highlight=False, soft_wrap=True)).say(f"fraudscale: {error}")
         return 1
 

@@ -26,6 +26,7 @@ from fraudscale.local import banner, up
 from fraudscale.local.components import assembly
 from fraudscale.local.components import replica as replicas
 from fraudscale.local.components.blueprint import Blueprint
+from fraudscale.local.install import doctor
 from fraudscale.local.install.folder import MissingComponent
 from fraudscale.local.install.ports import Ports, claim_block
 from fraudscale.local.scaling import scale_file
@@ -150,6 +151,24 @@ def test_a_second_up_says_that_one_runs(local, capsys):
             == 1
         )
     assert "a platform runs in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lack", ["path", "disk", "open files"])
+def test_a_machine_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, lack):
+    home = tmp_path / ("a,b" if lack == "path" else "home")
+    if lack == "disk":
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
+    if lack == "open files":
+        monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (256, 256))
+    local = LocalSettings.read(fraudscale_home=home, fraudscale_cache=tmp_path / "cache")
+    others = [kind.read() for kind in (ModelSettings, KafkaSettings, HttpSettings, AlertSettings)]
+    assert up.up(local, *others) == 1
+    assert {
+        "path": f"fraudscale: home folder: {home}; its path may have letters, digits, spaces and ._/+@=~-, not ','; set FRAUDSCALE_HOME",
+        "disk": "fraudscale: disk of home folder: 0.9 GB free; 2.0 GB are needed; free some, or set FRAUDSCALE_HOME",
+        "open files": "fraudscale: open files: 256; 10000 are needed; raise the hard limit",
+    }[lack] in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):

@@ -62,7 +62,7 @@ frontend entry
     # A connection too many is told so, if it asks anything; of as many again nobody listens.
     tcp-request connection reject if { sc0_conn_cur gt $connections_twice }
     tcp-request connection set-var(sess.too_many) bool(true) if { sc0_conn_cur gt $connections }
-    http-request deny deny_status 429 errorfile $too_many if { var(sess.too_many) -m bool }
+    http-request deny deny_status 429 errorfile "$too_many" if { var(sess.too_many) -m bool }
     # Only what is let through is counted, so a client that sends too much still gets its rate. Probes have a count of their own.
     http-request track-sc1 src,ipmask(32,64) table probes if probe !trusted
     http-request deny deny_status 429 if !probe { sc0_gpc0_rate gt $burst_brief } or !probe { sc0_gpc1_rate gt $burst_long }
@@ -127,7 +127,7 @@ def cfg(ports: Ports, errors: Path, http: HttpSettings, *, trusted_clients: str,
         entry=f"{HOST}:{ports.entry}",
         metrics=f"{HOST}:{ports.haproxy_metrics}",
         answers="\n".join(
-            f"    errorfile {status} {errors / f'{status}.http'}" for status in BALANCER_ERRORS
+            f'    errorfile {status} "{errors / f"{status}.http"}"' for status in BALANCER_ERRORS
         ),
         too_many=errors / "429-connections.http",
         trusted=f"src {' '.join(trusted)}" if trusted else "always_false",

@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import re
+import resource
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +16,7 @@ from typing import Final
 import psutil
 
 from fraudscale.config import KafkaMode, KafkaSettings, LocalSettings, ModelSettings
+from fraudscale.errors import FraudscaleError
 from fraudscale.local.components.blueprint import external
 from fraudscale.local.install import debian, java, maven, ports
 from fraudscale.local.install.download import find_grafana
@@ -22,6 +25,11 @@ from fraudscale.local.install.folder import DownloadFolder
 MEMORY_BYTES: Final = 4 * 1024**3
 """All components with four replicas use about 2.5 GB; training a first model beside them some more."""
 DISK_BYTES: Final = 2 * 1024**3
+OPEN_FILES: Final = 10_000
+"""The balancer alone wants 8,250: two for each of its 4,096 connections, and some."""
+WANTED_OPEN_FILES: Final = 65_536
+_ODD: Final = re.compile(r"[^A-Za-z0-9 ._/+@=~-]")
+"""Means something to at least one component in whose configuration, class path or address a folder's path is written."""
 JARS_SOURCE: Final[Mapping[KafkaMode, str]] = {"kraft": "Maven, 45 MB", "zookeeper": "Maven, 48 MB"}
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 
@@ -35,6 +43,10 @@ class Check:
     detail: str
     remedy: str = ""
     """What to do; "" where all is well."""
+
+
+class NoRoom(FraudscaleError):
+    """This machine or a folder is none in which the platform can run; the message says why, and what to do."""
 
 
 def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> list[Check]:
@@ -52,9 +64,44 @@ def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) ->
         _libgomp(packages),
         *_ports(ports.Ports.at(local.fraudscale_port_base).needed(unused, local.kafka, local.logs)),
         memory(_memory()),
+        *_room(local),
+    ]
+
+
+def ensure_room(local: LocalSettings) -> None:
+    """Refuse what would let the platform fail in the middle, before anything is written; let it open the files that it needs.
+
+    Raises:
+        NoRoom: a folder can't be used, or there are too few open files or too little disk.
+    """
+    for check in _room(local):
+        if not check.ok:
+            raise NoRoom(f"{check.name}: {check.detail}; {check.remedy}")
+    # The usual soft limit, 1024, is for programs that use select(); what we start inherits ours.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _room(local: LocalSettings) -> list[Check]:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return [
+        open_files(_limited(hard)),
         *_folder("home folder", local.fraudscale_home, "FRAUDSCALE_HOME"),
         *_folder("download folder", local.fraudscale_cache.expanduser(), "FRAUDSCALE_CACHE"),
     ]
+
+
+def _limited(limit: int) -> float:
+    return float("inf") if limit == resource.RLIM_INFINITY else limit
+
+
+def open_files(limit: float) -> Check:
+    """Judge the hard limit of open files of a process."""
+    ok = limit >= OPEN_FILES
+    remedy = "" if ok else f"{OPEN_FILES} are needed; raise the hard limit: `ulimit -Hn {OPEN_FILES}` as root"
+    return Check("open files", ok, "unlimited" if limit == float("inf") else f"{limit:.0f}", remedy)
 
 
 def as_json(checks: Sequence[Check]) -> str:
@@ -161,10 +208,13 @@ def _memory() -> int:
 
 def _folder(name: str, folder: Path, setting: str) -> Iterator[Check]:
     there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
-    writable = os.access(there, os.W_OK)
-    yield Check(
-        name, writable, str(folder), "" if writable else f"not writable; set {setting} to a folder of yours"
-    )
+    remedy = ""
+    if odd := sorted(set(_ODD.findall(str(folder.resolve())))):
+        characters = " ".join(map(repr, odd))
+        remedy = f"its path may have letters, digits, spaces and ._/+@=~-, not {characters}; set {setting} to another folder"
+    elif not there.is_dir() or not os.access(there, os.W_OK):
+        remedy = f"not writable; set {setting} to a folder of yours"
+    yield Check(name, not remedy, "".join(c if c.isprintable() else "?" for c in str(folder)), remedy)
     free = shutil.disk_usage(there).free
     ok = free >= DISK_BYTES
     remedy = "" if ok else f"{_gigabytes(DISK_BYTES)} are needed; free some, or set {setting}"

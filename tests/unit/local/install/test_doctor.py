@@ -1,5 +1,7 @@
 import json
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -111,6 +113,58 @@ def test_a_full_disk_is_a_problem(examine, monkeypatch):
     check = examine()["disk of home folder"]
     assert not check.ok
     assert check.detail == "1.0 GB free"
+
+
+@pytest.mark.parametrize("setting", ["fraudscale_home", "fraudscale_cache"])
+def test_a_path_that_some_component_would_read_otherwise_is_refused(tmp_path, setting):
+    name = {"fraudscale_home": "home folder", "fraudscale_cache": "download folder"}[setting]
+    for character in [*",:;%#?*[]{}$&'\"`\\|<>()!", "\n", "\t", "é", "\udcff"]:
+        folders = {"fraudscale_home": tmp_path, "fraudscale_cache": tmp_path}
+        local = LocalSettings(**folders | {setting: tmp_path / f"a{character}b"})
+        with pytest.raises(doctor.NoRoom) as caught:
+            doctor.ensure_room(local)
+        said = str(caught.value)
+        assert said.startswith(f"{name}: ")
+        assert f"not {character!r}; set {setting.upper()} to another folder" in said
+        assert said.isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_with_spaces_is_fine(examine, tmp_path):
+    assert examine(fraudscale_home=tmp_path / "My Files/v1.0_a-b+c@d=e~f")["home folder"].ok
+
+
+def test_a_folder_below_a_file_is_refused(examine, tmp_path):
+    (tmp_path / "file").write_text("")
+    check = examine(fraudscale_home=tmp_path / "file" / "home")["home folder"]
+    assert (check.ok, check.remedy) == (False, "not writable; set FRAUDSCALE_HOME to a folder of yours")
+
+
+def test_too_few_open_files_are_a_problem():
+    assert not doctor.open_files(doctor.OPEN_FILES - 1).ok
+    assert doctor.open_files(doctor.OPEN_FILES).ok
+    assert doctor.open_files(float("inf")).detail == "unlimited"
+
+
+def limited(limits, program, tmp_path):
+    """A program of ours under limits of open files that a shell sets first."""
+    head = (
+        "import resource, pathlib, sys; from fraudscale.config import LocalSettings; from fraudscale.local.install import doctor;"
+        "home = pathlib.Path(sys.argv[1]); local = LocalSettings(fraudscale_home=home, fraudscale_cache=home);"
+    )
+    command = ["sh", "-c", f'{limits}; exec "$@"', "sh", sys.executable, "-c", head + program, tmp_path]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_soft_limit_of_open_files_is_raised_for_all_that_is_started(tmp_path):
+    program = "doctor.ensure_room(local); print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    done = limited("ulimit -Sn 1024 && ulimit -Hn 12000", program, tmp_path)
+    assert (done.stdout.split(), done.stderr) == (["12000", "12000"], "")
+
+
+def test_a_hard_limit_of_open_files_that_is_too_low_is_said_by_the_doctor(tmp_path):
+    done = limited("ulimit -n 256", "print(*doctor._room(local), sep='\\n')", tmp_path)
+    assert "name='open files', ok=False, detail='256'" in done.stdout
 
 
 def test_the_table_shows_problems_and_remedies_and_json_says_the_same():
