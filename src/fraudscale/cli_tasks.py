@@ -144,10 +144,13 @@ def replay(
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option(help="Only those dead-lettered then or later, RFC 3339 (UTC without a zone)."),
+        typer.Option(
+            help="Only those dead-lettered then or later: 10m, 2h, 1d, or an instant in RFC 3339 (UTC without a zone)."
+        ),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(help="Only those dead-lettered before, RFC 3339 (UTC without a zone).")
+        str | None,
+        typer.Option(help="Only those dead-lettered before; written as --since."),
     ] = None,
     ids: Annotated[
         list[str] | None,

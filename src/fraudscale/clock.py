@@ -1,7 +1,8 @@
 """Instants and durations as text: RFC 3339, and durations as Prometheus and Alertmanager write them."""
 
 import re
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
@@ -46,6 +47,17 @@ def parse_duration(text: str) -> float:
     if not _DURATION.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration; write 30s, 10m, 2h or 1d")
     return sum(float(number) * UNITS[unit] for number, unit in _TERM.findall(text))
+
+
+def parse_moment(text: str, now: datetime) -> datetime:
+    """Read an instant as `parse_instant` does, or how long before `now` it was: `10m`, `2h`, `1d`.
+
+    Raises:
+        ValueError: it is neither, or outside of the years 1 to 9999.
+    """
+    with suppress(ValueError, OverflowError):
+        return now - timedelta(seconds=parse_duration(text))
+    return parse_instant(text)
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from fraudscale.clock import duration, faster, parse_duration, parse_instant, rfc3339
+from fraudscale.clock import duration, faster, parse_duration, parse_instant, parse_moment, rfc3339
 
 AT = datetime(2026, 11, 23, 10, 0, 0, 120_000, UTC)
 
@@ -40,6 +40,25 @@ def test_an_instant_is_written_in_utc(at, timespec, text):
 def test_an_instant_is_read_in_utc(text, at):
     assert parse_instant(text) == at
     assert parse_instant(text).utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("10m", AT - timedelta(minutes=10)),
+        ("1h30m", AT - timedelta(hours=1, minutes=30)),
+        ("2026-11-23T10:00:00.12", AT),
+        ("2026-11-23T11:00:00.12+01:00", AT),
+    ],
+)
+def test_a_moment_is_an_instant_or_how_long_ago_it_was(text, at):
+    assert parse_moment(text, AT) == at
+
+
+@pytest.mark.parametrize("text", ["", "ten minutes", "999999999999d", f"{'9' * 400}s", "-10m"])
+def test_a_moment_that_is_neither_or_before_all_years_is_refused(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - of the standard library, with its words
+        parse_moment(text, AT)
 
 
 def test_an_instant_without_a_zone_does_not_depend_on_the_machine(monkeypatch):

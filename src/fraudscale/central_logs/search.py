@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +10,7 @@ import msgspec
 
 from fraudscale.central_logs.documents import parse_object
 from fraudscale.central_logs.store import Store
-from fraudscale.clock import parse_duration, parse_instant
+from fraudscale.clock import parse_instant, parse_moment
 from fraudscale.errors import InputError
 
 LIMIT: Final = 1000
@@ -48,11 +48,7 @@ def since(text: str, now: datetime) -> datetime:
         BadQuery: it is neither.
     """
     try:
-        return now - timedelta(seconds=parse_duration(text))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        return parse_instant(text)
+        return parse_moment(text, now)
     except ValueError as error:
         raise BadQuery(
             f"--since {text}: must be a duration such as 10m or 2h, or an instant such as 2026-11-25T08:00:00Z"

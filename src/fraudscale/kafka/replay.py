@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from fraudscale.clock import parse_instant
+from fraudscale.clock import parse_moment
 from fraudscale.config import KafkaSettings
 from fraudscale.errors import FraudscaleError, InputError
 from fraudscale.kafka.headers import (
@@ -169,7 +169,7 @@ class ReplayResult:
 
 
 def parse_time(option: str, value: str | None) -> datetime | None:
-    """Read RFC 3339; without an offset it is UTC. None stays None.
+    """Read `10m`, `2h`, `1d` (so long ago), or an instant in RFC 3339, UTC without a zone. None stays None.
 
     Raises:
         BadRequest: it is something else.
@@ -177,9 +177,11 @@ def parse_time(option: str, value: str | None) -> datetime | None:
     if value is None:
         return None
     try:
-        return parse_instant(value)
+        return parse_moment(value, datetime.now(UTC))
     except ValueError as error:
-        raise BadRequest(f"{option} {value}: must be a time such as 2026-11-23T10:00:00Z") from error
+        raise BadRequest(
+            f"{option} {value}: must be a duration such as 10m or 2h, or an instant such as 2026-11-23T10:00:00Z"
+        ) from error
 
 
 def text(content: str | bytes | None) -> str:

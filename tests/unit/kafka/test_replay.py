@@ -1,6 +1,6 @@
 import json
 from collections import Counter
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -140,9 +140,11 @@ def test_an_empty_span_of_time_is_refused():
 
 def test_times_are_rfc_3339_and_utc_unless_they_say_otherwise():
     assert parse_time("--since", "2026-01-02T03:04:05") == datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    ago = datetime.now(UTC) - parse_time("--since", "2h")
+    assert timedelta(hours=1) < ago < timedelta(hours=3)
     at = parse_time("--since", "2026-01-02T03:04:05+01:00")
     assert at == datetime(2026, 1, 2, 2, 4, 5, tzinfo=UTC)
-    with pytest.raises(BadRequest, match=r"--until yesterday: must be a time"):
+    with pytest.raises(BadRequest, match=r"--until yesterday: must be a duration such as 10m"):
         parse_time("--until", "yesterday")
 
 
