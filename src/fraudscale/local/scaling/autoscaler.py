@@ -53,6 +53,8 @@ class AutoscalerState(msgspec.Struct):
     saved_at: float
     run: str
     time_scale: float
+    replicas: int | None = None
+    """The desired number after the last sync."""
 
 
 class Synced(msgspec.Struct, frozen=True):
@@ -109,6 +111,7 @@ class Autoscaler:
         self._exporter = HpaExporter(scaling.hpa, counts)
         self._meter = Meter(scaling.requests, clock, read_processes)
         self._memory: Memory | None = None
+        self._desired: int | None = None
         self._unreadable = False
         self.synced_at = clock.now()
         if (status := state.read(home)) is not None:
@@ -132,12 +135,14 @@ class Autoscaler:
         replicas = self._scale(status, status.started_at)
         pods = self._meter.look(status.replicas)
         decision = sync(self._hpa, memory, Observed(replicas, pods), at)
-        if decision.changed and not self._write(decision, status.started_at):
+        scaled = decision.changed and self._write(decision, status.started_at)
+        if decision.changed and not scaled:
             # The controller, too, stores no event for a scale that it couldn't write.
             self._memory = memory = msgspec.json.decode(before, type=Memory)
-        self._save(memory, status.started_at)
         self._exporter.tell(decision, memory.conditions)
-        self._say(decision, pods)
+        self._say(decision, pods, scaled=scaled)
+        self._desired = decision.target if scaled else decision.current
+        self._save(memory, status.started_at)
         self.synced_at = decision.at
         return decision
 
@@ -182,10 +187,11 @@ class Autoscaler:
         if kept.run != run or kept.time_scale != self._clock.scale or kept.saved_at > self._clock.now():
             self._log.warning("scaling_memory_lost", reason="it is another run's")
             return Memory()
+        self._desired = kept.replicas
         return kept.memory
 
     def _save(self, memory: Memory, run: str) -> None:
-        kept = AutoscalerState(memory, self._clock.now(), run, self._clock.scale)
+        kept = AutoscalerState(memory, self._clock.now(), run, self._clock.scale, self._desired)
         try:
             files.replace(scale_file.memory_path(self._home), msgspec.json.encode(kept))
         except OSError as error:  # a full disk: it decides on, and a restart would begin anew
@@ -193,18 +199,25 @@ class Autoscaler:
 
     # What is logged.
 
-    def _say(self, decision: ScalingDecision, pods: Sequence[Pods]) -> None:
+    def _say(self, decision: ScalingDecision, pods: Sequence[Pods], *, scaled: bool) -> None:
         synced = describe(decision, pods)
-        self._log.info("hpa_synced", **msgspec.structs.asdict(synced))
-        if decision.changed:
-            self._log.warning(
-                "scaling_event",
-                current_replicas=decision.current,
-                target_replicas=decision.target,
-                cpu_usage=synced.cpu_usage,
-                memory_usage=synced.memory_usage,
-                reason=decision.why,
+        if self._desired not in {None, decision.current}:
+            self._say_scaled(
+                self._desired, decision.current, synced, "run/scale.json was changed by somebody else"
             )
+        self._log.info("hpa_synced", **msgspec.structs.asdict(synced))
+        if scaled:
+            self._say_scaled(decision.current, decision.target, synced, decision.why)
+
+    def _say_scaled(self, current: int | None, target: int, synced: Synced, reason: str) -> None:
+        self._log.warning(
+            "scaling_event",
+            current_replicas=current,
+            target_replicas=target,
+            cpu_usage=synced.cpu_usage,
+            memory_usage=synced.memory_usage,
+            reason=reason,
+        )
 
 
 def describe(decision: ScalingDecision, pods: Sequence[Pods]) -> Synced:

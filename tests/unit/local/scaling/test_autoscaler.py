@@ -256,6 +256,7 @@ def test_a_scale_that_cannot_be_written_is_no_scaling(platform):
     with capture_logs() as lines:
         platform.run(2)
     assert {"scale_not_written"} <= {line["event"] for line in lines}
+    assert scalings(lines) == []
     assert platform.autoscaler._memory.ups == []
     scale_file.path(platform.home).rmdir()
     platform.follows = True
@@ -270,6 +271,54 @@ def test_a_person_may_set_the_scale_and_the_hpa_goes_on_from_there(platform):
     platform.tell()
     # At the first sync the two have no sample yet, so it wants no fewer; 300 s later that is forgotten.
     assert platform.run(22) == [6] * 20 + [5] * 2
+
+
+BY_HAND = "run/scale.json was changed by somebody else"
+
+
+def scalings(lines):
+    return [
+        (line["current_replicas"], line["target_replicas"], line["reason"])
+        for line in lines
+        if line["event"] == "scaling_event"
+    ]
+
+
+def set_by_hand(platform, replicas):
+    scale_file.write(platform.home, scale_file.Scale(replicas, RUN))
+    platform.replicas = replicas
+    platform.tell()
+
+
+def test_a_scale_that_a_person_set_is_told_once_with_what_is_used(platform):
+    platform.load = 6 * 0.07
+    platform.run(2)
+    set_by_hand(platform, 6)
+    with capture_logs() as lines:
+        platform.run(1)
+        platform.start().run(2)  # another process of the autoscaler
+    by_hand = [one for one in scalings(lines) if one[2] == BY_HAND]
+    assert by_hand == [(4, 6, BY_HAND)]
+    event = next(line for line in lines if line["event"] == "scaling_event")
+    assert (event["reason"], event["log_level"], event["memory_usage"]) == (BY_HAND, "warning", 29)
+
+
+def test_a_scale_that_was_set_while_no_autoscaler_ran_is_told_by_the_next_one(platform):
+    platform.load = 5 * 0.07
+    platform.run(2)
+    set_by_hand(platform, 5)
+    with capture_logs() as lines:
+        platform.start().run(1)
+    assert scalings(lines)[0] == (4, 5, BY_HAND)
+
+
+def test_a_scale_that_was_set_and_the_hpas_answer_to_it_are_two_changes(platform):
+    platform.load = 6.4
+    platform.run(3)
+    set_by_hand(platform, 5)
+    with capture_logs() as lines:
+        platform.run(4)
+    assert [(a, b) for a, b, _ in scalings(lines)] == [(4, 5), (5, 6)]
 
 
 def test_the_scale_is_what_is_desired_though_the_replica_is_not_there_yet(platform):
