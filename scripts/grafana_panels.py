@@ -27,6 +27,8 @@ ABORTED: Final = 'result="aborted"'
 STREAM: Final = 'container="stream"'
 BROKEN: Final = f'{STREAM},error_type="prediction"'
 DEAD: Final = 'topic=~".+[.]dead-letter"'
+UTILISATION: Final = 'metric_target_type="utilization"'
+"""In percent of the request; kube-state-metrics tells the average value too, in cores or bytes."""
 DISKS: Final = 'fstype!~"tmpfs|squashfs|ramfs"'
 RECENT: Final = "$__rate_interval"
 QUANTILES: Final = (0.5, 0.95, 0.99)
@@ -134,14 +136,17 @@ def hpa(metric: Metric, more: str = "", by: str = "horizontalpodautoscaler") -> 
     return f"max by ({by}) ({of(metric, more, HPA)})"
 
 
-def shipper(metric: Metric) -> str:
-    """A rate of the process that ships log lines, which is none of the job's."""
-    return f"rate({of(metric, scope=NAMESPACE)}[{RECENT}])"
+def shipper(metric: Metric, fluentd: str = "") -> str:
+    """A rate of the process that ships log lines, which is none of the job's; in a cluster Fluentd's, where it counts that."""
+    return or_none(
+        f"sum(rate({of(metric, scope=NAMESPACE)}[{RECENT}]))", f"sum({fluentd})" if fluentd else ""
+    )
 
 
-def or_none(expression: str) -> str:
-    """0 where the part that tells does not run."""
-    return f"{expression} or vector(0)"
+def or_none(expression: str, fluentd: str = "") -> str:
+    """0 where nothing ships; nothing where Fluentd does, and doesn't count this."""
+    in_a_cluster = f" or {fluentd}" if fluentd else ""
+    return f"{expression}{in_a_cluster} or vector(0) unless on () sum(fluentd_lines_total)"
 
 
 SCORED: Final = f"sum({rate(m.PREDICTIONS)})"
@@ -287,13 +292,26 @@ MODEL: Final = Row(
         ),
         Panel(
             "Versions that serve",
-            "Processes by the model version that they score with: one line, except while a new version arrives.",
+            "Processes by the model version that they score with, and by the one that the alias or the pin asks for. They differ while a new version arrives.",
             COUNT,
             (
                 PanelQuery(
                     f"count by (version, alias) ({of(m.MODEL_INFO)} == 1)", "version {{version}} ({{alias}})"
                 ),
+                PanelQuery(
+                    f"count by (version, alias) ({of(m.WANTED_INFO)} == 1)",
+                    "wanted: version {{version}} ({{alias}})",
+                    dashed=True,
+                ),
             ),
+            ("ModelVersionNotServed",),
+            steps=True,
+        ),
+        Panel(
+            "Registry answers",
+            "Processes that the registry answered when they asked last; without an answer the model that serves stays.",
+            COUNT,
+            (PanelQuery(f"sum by (container) ({of(m.REGISTRY_UP)})", "{{container}}"),),
             steps=True,
         ),
         Panel(
@@ -569,8 +587,10 @@ SCALING: Final = Row(
             "Utilisation of the replicas' requests at the last sync, and its target.",
             PERCENT,
             (
-                PanelQuery(hpa(m.HPA_SEEN, by="metric_name"), "{{metric_name}}"),
-                PanelQuery(hpa(m.HPA_TARGET, by="metric_name"), "{{metric_name}} target", dashed=True),
+                PanelQuery(hpa(m.HPA_SEEN, UTILISATION, "metric_name"), "{{metric_name}}"),
+                PanelQuery(
+                    hpa(m.HPA_TARGET, UTILISATION, "metric_name"), "{{metric_name}} target", dashed=True
+                ),
             ),
             steps=True,
         ),
@@ -669,28 +689,41 @@ LOGS_AND_TRACES: Final = Row(
     (
         Panel(
             "Log lines",
-            "Log lines to the central store; all 0 without a store. Refused lines are in the dead-letter index, dropped ones are lost.",
+            "Log lines to the central store; all 0 without a store. Refused lines are in the dead-letter index, dropped ones are lost. In a cluster Fluentd counts what it reads and what it refuses.",
             PER_SECOND,
             (
-                PanelQuery(or_none(f"sum({shipper(m.LOGS_SHIPPED)})"), "shipped"),
-                PanelQuery(or_none(f"sum({shipper(m.LOGS_REJECTED)})"), "refused"),
-                PanelQuery(or_none(f"sum({shipper(m.LOGS_REPEATED)})"), "sent again"),
-                PanelQuery(or_none(f"sum({shipper(m.LOGS_DROPPED)})"), "dropped"),
+                PanelQuery(shipper(m.LOGS_SHIPPED, f"rate(fluentd_lines_total[{RECENT}])"), "shipped"),
+                PanelQuery(
+                    shipper(m.LOGS_REJECTED, f"rate(fluentd_lines_refused_total[{RECENT}])"), "refused"
+                ),
+                PanelQuery(shipper(m.LOGS_REPEATED), "sent again"),
+                PanelQuery(shipper(m.LOGS_DROPPED), "dropped"),
             ),
         ),
         Panel(
             "Log lines not shipped yet",
-            "Bytes that wait in files. They grow while the store is away or too slow.",
+            "Bytes that wait in files, in a cluster in Fluentd's buffers. They grow while the store is away or too slow.",
             BYTES,
-            (PanelQuery(or_none(f"sum({of(m.LOGS_BEHIND, scope=NAMESPACE)})"), "behind"),),
+            (
+                PanelQuery(
+                    or_none(
+                        f"sum({of(m.LOGS_BEHIND, scope=NAMESPACE)})",
+                        "sum(fluentd_output_status_buffer_total_bytes)",
+                    ),
+                    "behind",
+                ),
+            ),
         ),
         Panel(
             "Failures of the log store",
             "Requests that are tried again, and logs that were cut before they were read to the end.",
             PER_SECOND,
             (
-                PanelQuery(or_none(f"sum({shipper(m.LOGS_FAILURES)})"), "failed requests"),
-                PanelQuery(or_none(f"sum({shipper(m.LOGS_CUT_UNREAD)})"), "cut unread"),
+                PanelQuery(
+                    shipper(m.LOGS_FAILURES, f"rate(fluentd_output_status_num_errors[{RECENT}])"),
+                    "failed requests",
+                ),
+                PanelQuery(shipper(m.LOGS_CUT_UNREAD), "cut unread"),
             ),
         ),
         Panel(

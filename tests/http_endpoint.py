@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from fraudscale import metrics
 from fraudscale.api import create_api
 from fraudscale.config import HttpSettings, LogSettings, networks
+from fraudscale.model_loader import WantedVersion
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.serve import Drain
@@ -63,7 +64,13 @@ def compose(tracer=None, api=None, **settings):
     bodies = Bodies(http_settings, clients)
     drain = Drain(0.3)
     api = api or create_api(
-        scorer, micro_batcher, model_metrics, registry, bodies, draining=lambda: drain.begun
+        scorer,
+        micro_batcher,
+        model_metrics,
+        registry,
+        bodies,
+        draining=lambda: drain.begun,
+        wanted=lambda: WantedVersion("2", "champion"),
     )
     tracer = tracer or Tracer(0, 50, None, random.Random(1))
     app = HttpEndpoint(

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from fraudscale import __version__, metrics
 from fraudscale.clock import rfc3339
 from fraudscale.metrics import ModelMetrics
+from fraudscale.model_loader import WantedVersion
 from fraudscale.scoring.codec import (
     InvalidTransaction,
     decode_transaction,
@@ -39,13 +40,14 @@ def create_api(
     bodies: Bodies,
     *,
     draining: Callable[[], bool],
+    wanted: Callable[[], WantedVersion | None] = lambda: None,
 ) -> FastAPI:
     """Make the application of one replica."""
     app = FastAPI(title="fraudscale", version=__version__, description="Fraud scores for card transactions.")
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _answer_errors(app, model_metrics)
     _add_scoring(app, micro_batcher, bodies)
-    _add_state(app, scorer, draining)
+    _add_state(app, scorer, draining, wanted)
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def get_metrics(request: Request) -> Response:
@@ -77,7 +79,12 @@ def _add_scoring(app: FastAPI, micro_batcher: MicroBatcher, bodies: Bodies) -> N
         return Response(encode_predictions(predictions), media_type="application/json")
 
 
-def _add_state(app: FastAPI, scorer: Scorer, draining: Callable[[], bool]) -> None:
+def _add_state(
+    app: FastAPI,
+    scorer: Scorer,
+    draining: Callable[[], bool],
+    wanted: Callable[[], WantedVersion | None],
+) -> None:
     @app.get("/livez", summary="The process answers; depends on nothing else")
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
@@ -89,13 +96,14 @@ def _add_state(app: FastAPI, scorer: Scorer, draining: Callable[[], bool]) -> No
         _lineup(scorer)
         return {"status": "ready"}
 
-    @app.get("/model", summary="The model that scores")
+    @app.get("/model", summary="The model that scores, and the version that should")
     async def model() -> dict[str, Any]:
         lineup = _lineup(scorer)
-        champion, manifest = lineup.champion, lineup.champion.manifest
+        champion, manifest, asked = lineup.champion, lineup.champion.manifest, wanted()
         return {
             "version": champion.version,
             "alias": champion.alias,
+            "wanted": asked._asdict() if asked else None,
             "digest": champion.digest,
             "loaded_at": rfc3339(lineup.loaded_at),
             "threshold": champion.threshold,

@@ -76,6 +76,17 @@ LOAD_DURATION = Metric(
 )
 LOADS = Metric("ml_model_loads_total", "counter", "Attempts to load a model, by result.", ("result",))
 MODEL_INFO = Metric("ml_model_info", "gauge", "1 for the model version that serves.", ("version", "alias"))
+WANTED_INFO = Metric(
+    "ml_model_wanted_info",
+    "gauge",
+    "1 for the model version that the alias or the pin asks for; absent while it names none.",
+    ("version", "alias"),
+)
+REGISTRY_UP = Metric(
+    "ml_model_registry_up",
+    "gauge",
+    "1 if the registry answered when it was asked last, 0 if not; absent before that.",
+)
 MEMORY_USAGE = Metric("ml_model_memory_usage", "gauge", "Resident memory of the process, bytes.")
 CPU_USAGE = Metric(
     "ml_model_cpu_usage", "gauge", "CPU of the process since the last scrape, percent of its CPU request."
@@ -228,6 +239,9 @@ class ModelMetrics(MetricGroup):
         self.load_duration = Family(LOAD_DURATION, Histogram)
         self.loads = Family(LOADS, Counter, ("success",), ("failure",))
         self.info = Family(MODEL_INFO, Gauge)
+        self.wanted = Family(WANTED_INFO, Gauge)
+        self.registry_up = Family(REGISTRY_UP, Gauge)
+        self.registry_up.retain([])
 
 
 class HttpMetrics(MetricGroup):

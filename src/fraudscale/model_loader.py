@@ -4,24 +4,22 @@ A model version comes one way: registry (which one) → fetch (a child brings it
 it is built and handed to the scorer.
 """
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event, Thread
-from typing import Final, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from fraudscale.config import ModelSettings
 from fraudscale.errors import FraudscaleError
 from fraudscale.metrics import ModelMetrics
 from fraudscale.registry import copies
 from fraudscale.registry.fetch import FETCH_SECONDS, fetch_in_child
-from fraudscale.registry.mlflow import Locator
-from fraudscale.scoring.model import Model, Version, build
+from fraudscale.registry.mlflow import Locator, ModelUnknown
+from fraudscale.scoring.model import VERSION_NUMBER, Model, Version, build
 from fraudscale.telemetry.logs import Logger
 
 MAX_BACK_OFF_SECONDS: Final = 300.0
-_VERSION: Final = re.compile(r"[0-9]{1,18}")
 
 
 class PinInvalid(FraudscaleError):
@@ -32,8 +30,18 @@ class NoModelFound(FraudscaleError):
     """The registry gives no answer, and no local copy served before."""
 
 
+class WantedVersion(NamedTuple):
+    """What the pin, or the alias, asks for; None where it names no version."""
+
+    version: str | None
+    alias: str
+
+
 class Locate(Protocol):
-    """Asks the registry which version the alias, or the given number, stands for; may raise anything."""
+    """Asks the registry which version the alias, or the given number, stands for; may raise anything.
+
+    `ModelUnknown` is an answer: there is no such version, or none that can be served. Any other error is none.
+    """
 
     def __call__(self, version: str | None = None) -> Version: ...
 
@@ -50,6 +58,13 @@ class _BackOff:
     def __init__(self, poll_seconds: float) -> None:
         self._poll_seconds = poll_seconds
         self._failures: dict[str, tuple[int, float]] = {}
+        self._asked: dict[str, str] = {}
+
+    def about(self, source: str, asked: str) -> None:
+        """Forget the failures of a source (their keys begin with it) once it asks for something else: news is tried at once."""
+        if self._asked.get(source) != asked:
+            self._asked[source] = asked
+            self._failures = {k: f for k, f in self._failures.items() if not k.startswith(source)}
 
     def holds(self, key: str, now: float) -> bool:
         return key in self._failures and now < self._failures[key][1]
@@ -83,7 +98,10 @@ class ModelLoader:
         fetch: Fetch = fetch_in_child,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.wanted: WantedVersion | None = None
+        """None until the pin or the registry was asked."""
         self._cache = settings.model_cache_dir
+        self._alias = settings.model_alias
         self._kept_copies = settings.model_copies
         self._poll_seconds = settings.model_poll_seconds
         self._metrics = metrics
@@ -93,7 +111,8 @@ class ModelLoader:
         self._fetch = fetch
         self._clock = clock
         self._serving: Version | None = None
-        self._registry_lost = False
+        self._lost: str | None = None
+        """Why the registry gave no answer; None once it did."""
         self._back_off = _BackOff(settings.model_poll_seconds)
         self._stopping = Event()
         self._thread = Thread(target=self._run, name="model-loader", daemon=True)
@@ -111,11 +130,12 @@ class ModelLoader:
     def check(self) -> None:
         """Poll once: find out which model should serve, and load it unless it does."""
         pin = copies.read_pin(self._cache)
+        self._back_off.about("pin", pin or "")
         if pin is not None:
             self._follow_pin(pin)
         # A pin that can't be loaded keeps what serves; only a process with nothing to serve looks further.
         if pin is None or self._serving is None:
-            self._follow_registry()
+            self._follow_registry(decides=pin is None)
         if self._serving is None:
             self._start_from_last_good()
 
@@ -139,38 +159,72 @@ class ModelLoader:
     def _pinned(self, pin: str) -> Version:
         for version in copies.known(self._cache):
             if pin in {version.version, version.digest}:
+                self._want(version.version, copies.PIN_ALIAS)
                 return version
-        if not _VERSION.fullmatch(pin):
+        is_version = VERSION_NUMBER.fullmatch(pin) is not None
+        self._want(pin if is_version else None, copies.PIN_ALIAS)
+        if not is_version:
             raise PinInvalid(
-                f'{self._cache / copies.PIN} says "{pin}": neither a version nor the digest of a local copy; '
+                f'{self._cache / copies.PIN} says "{pin[:80]}": neither a version nor the digest of a local copy; '
                 "write one of these, or remove the file"
             )
-        return replace(self._locate(pin), alias=copies.PIN_ALIAS)
+        return replace(self._ask(pin), alias=copies.PIN_ALIAS)
 
-    def _follow_registry(self) -> None:
-        wanted = self._ask_registry()
-        if wanted is not None and wanted != self._serving:
-            self._attempt_version(wanted, "registry")
+    def _follow_registry(self, *, decides: bool) -> None:
+        """Load what the alias points to; where a pin decides, that is a way out for who has nothing to serve."""
+        answer = self._answer_of_registry()
+        if answer is None:
+            return
+        if decides:
+            self._want(answer.version, self._alias)
+        self._back_off.about("registry", str(answer))
+        if isinstance(answer, ModelUnknown):
+            self._attempt(f"registry {answer}", "registry", lambda: _refuse(answer))
+        elif answer != self._serving:
+            self._attempt_version(answer, "registry")
 
-    def _ask_registry(self) -> Version | None:
+    def _answer_of_registry(self) -> Version | ModelUnknown | None:
+        answer: Version | ModelUnknown
         try:
-            wanted = self._locate()
+            answer = self._ask()
+        except ModelUnknown as error:
+            answer = error
         except Exception as error:  # whatever kept the registry from answering, what serves stays
-            if not self._registry_lost:
+            if self._lost != str(error):
                 self._log.warning("registry_unavailable", error=str(error), serving=self._serving_version())
-            self._registry_lost = True
+            self._lost = str(error)
             return None
-        if self._registry_lost:
-            self._log.info("registry_back", serving=self._serving_version(), wanted=wanted.version)
-        self._registry_lost = False
-        return wanted
+        if self._lost is not None:
+            self._log.info("registry_back", serving=self._serving_version(), wanted=answer.version)
+        self._lost = None
+        return answer
+
+    def _ask(self, version: str | None = None) -> Version:
+        up = self._metrics.registry_up.labels()
+        try:
+            found = self._locate(version)
+        except ModelUnknown:
+            up.value = 1
+            raise
+        except Exception:
+            up.value = 0
+            raise
+        up.value = 1
+        return found
+
+    def _want(self, version: str | None, alias: str) -> None:
+        self.wanted = WantedVersion(version, alias)
+        series = [] if version is None else [(version, alias)]
+        for labels in series:
+            self._metrics.wanted.labels(*labels).value = 1
+        self._metrics.wanted.retain(series)
 
     def _start_from_last_good(self) -> None:
         candidates = copies.last_good(self._cache)
         for version in candidates:
             if self._serving is None:
                 self._attempt_version(version, "last_good", fetch=False)
-        if self._registry_lost and not candidates:
+        if self._lost is not None and not candidates:
             self._attempt("nothing", "last_good", self._nothing)
 
     def _nothing(self) -> Version:
@@ -240,7 +294,7 @@ class ModelLoader:
         self._metrics.load_duration.labels().observe(seconds)
         self._log.error(
             "model_load_failed",
-            version=version.version if version else None,
+            version=version.version if version else getattr(error, "version", None),
             digest=version.digest if version else None,
             source=source,
             error=f"{type(error).__name__}: {error}",
@@ -262,6 +316,10 @@ class ModelLoader:
 
     def _serving_version(self) -> str | None:
         return self._serving.version if self._serving else None
+
+
+def _refuse(answer: ModelUnknown) -> NoReturn:
+    raise answer
 
 
 def default_loader(

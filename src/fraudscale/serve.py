@@ -55,7 +55,13 @@ def run(
     bodies = Bodies(http, clients)
     drain = Drain(replica.drain_seconds)
     api = create_api(
-        scorer, micro_batcher, model_metrics, metrics_registry, bodies, draining=lambda: drain.begun
+        scorer,
+        micro_batcher,
+        model_metrics,
+        metrics_registry,
+        bodies,
+        draining=lambda: drain.begun,
+        wanted=lambda: loader.wanted,
     )
     endpoint = HttpEndpoint(
         api, micro_batcher, bodies, clients, http_metrics, model_metrics, http, log, tracing.tracer

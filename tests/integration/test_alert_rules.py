@@ -144,6 +144,19 @@ CHANGES = [
         ("count by (namespace) (increase(ml_model_loads", "sum by (namespace) (increase(ml_model_loads"),
         ('result="failure"', 'result=~".+"'),
         ('result="failure"}[15m]', 'result="failure"}[10m]'),
+        ("unless on (namespace, pod, container, version)", "unless on (namespace, pod, version)"),
+        ("unless on (namespace, pod, container, version)", "unless on (namespace, container, version)"),
+        ("unless on (namespace, pod, container, version)", "unless on (namespace, pod, container)"),
+        ("count by (namespace, version) (", "count by (namespace) ("),
+        (
+            "unless on (namespace, pod, container) ml_model_wanted",
+            "unless on (namespace, pod) ml_model_wanted",
+        ),
+        ('ml_model_registry_up{job="ml-model"} == 1', 'ml_model_registry_up{job="ml-model"}'),
+        (
+            "          )\n        for: 5m\n        labels:\n          severity: warning\n          service: ml-model\n        annotations:\n          summary: '{{ if $labels.version",
+            "          )\n        for: 4m\n        labels:\n          severity: warning\n          service: ml-model\n        annotations:\n          summary: '{{ if $labels.version",
+        ),
     ),
     *changes(
         "scaling",

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import structlog
+from structlog.testing import LogCapture
 
 from fraudscale.config import ModelSettings
 from fraudscale.metrics import ModelMetrics
@@ -191,6 +192,26 @@ def test_a_folder_that_cannot_take_the_copy_is_named(settings, candidate):
     settings.model_cache_dir.write_text("a file where the folder should be")
     with pytest.raises(FetchFailed, match="models can't take the copy"):
         fetch_model(settings)
+
+
+def test_an_alias_to_a_version_of_somebody_else_is_told_and_so_is_its_end(settings, candidate, client):
+    promote(settings, candidate())
+    name, capture, models = settings.model_name, LogCapture(), []
+    log = structlog.wrap_logger(None, processors=[capture], wrapper_class=structlog.BoundLogger)
+    loader = default_loader(settings, ModelMetrics(), models.append, log)
+    loader.check()
+    source = client.get_model_version(name, "1").source
+    registry.set_alias(settings, client.create_model_version(name, source).version, "champion")
+    loader.check()
+    assert loader.wanted == ("2", "champion")
+    client.delete_registered_model_alias(name, "champion")
+    loader.check()
+    assert loader.wanted == (None, "champion")
+    told = [line for line in capture.entries if line["event"] == "model_load_failed"]
+    assert [(line["version"], line["serving"]) for line in told] == [("2", "1"), (None, "1")]
+    assert 'has no tag "digest"' in told[0]["error"]
+    assert 'has the alias "champion"' in told[1]["error"]
+    assert [model.version for model in models] == ["1"]
 
 
 def test_a_new_champion_is_swapped_in_while_the_old_one_serves(settings, candidate, serving):

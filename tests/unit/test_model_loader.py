@@ -24,6 +24,7 @@ from fraudscale.registry.copies import (
     temporary_folder,
     write_pointer,
 )
+from fraudscale.registry.mlflow import ModelUnknown, NoChampion, RegistryUnavailable
 from fraudscale.scoring.model import ModelRejected, Version
 
 
@@ -87,6 +88,14 @@ class Replica:
         registry = CollectorRegistry()
         registry.register(self.metrics)
         return registry.get_sample_value(name, labels)
+
+    @property
+    def wanted(self):
+        """What the metrics say, and the loader: one or no version with its alias."""
+        found = [tuple(s.labels.values()) for s in self.metrics.wanted.collect().samples if s.value == 1]
+        told = self.loader.wanted
+        assert found == ([] if told is None or told.version is None else [tuple(told)])
+        return found
 
     @property
     def failures(self):
@@ -262,6 +271,127 @@ def test_a_lost_registry_is_one_warning_and_one_info(registry, replica, down):
     assert replica.failures == 0
 
 
+def test_each_reason_of_a_lost_registry_is_told_once_and_counted_as_no_answer(registry, replica):
+    assert replica.value("ml_model_registry_up") is None
+    registry.publish()
+    replica.check()
+    assert replica.value("ml_model_registry_up") == 1
+    for reason in ("refused", "refused", "401: set a token", "401: set a token"):
+        registry.error = RegistryUnavailable(reason)
+        replica.check()
+    assert [line["error"] for line in replica.events("registry_unavailable")] == [
+        "refused",
+        "401: set a token",
+    ]
+    assert replica.value("ml_model_registry_up") == 0
+    assert replica.wanted == [("1", "champion")]
+
+
+# The alias points to what can't be served
+
+
+def no_digest(version="2"):
+    error = ModelUnknown(f'version {version} of "fraud-detector" has no tag "digest"')
+    error.version = version
+    return error
+
+
+def poll_for(replica, seconds):
+    for _ in range(0, seconds, 3):
+        replica.check()
+        replica.now += 3
+
+
+def test_an_alias_to_a_version_that_cannot_be_served_is_a_failed_load_for_as_long_as_it_lasts(
+    registry, replica
+):
+    registry.publish()
+    replica.check()
+    registry.error = no_digest()
+    poll_for(replica, 3600)
+    assert replica.failures == 17
+    told = replica.events("model_load_failed")
+    assert len(told) == 17
+    assert told[0] | {"seconds": 0} == {
+        "event": "model_load_failed",
+        "log_level": "error",
+        "version": "2",
+        "digest": None,
+        "source": "registry",
+        "error": 'ModelUnknown: version 2 of "fraud-detector" has no tag "digest"',
+        "seconds": 0,
+        "retry_seconds": 6.0,
+        "serving": "1",
+    }
+    assert replica.events("registry_unavailable") == []
+    assert replica.value("ml_model_registry_up") == 1
+    assert replica.wanted == [("2", "champion")]
+    assert replica.serving == "1"
+
+
+def test_each_reason_is_told_as_itself_and_again_when_it_comes_back(registry, replica):
+    registry.publish()
+    replica.check()
+    reasons = [no_digest(), NoChampion("no version has the alias"), no_digest(), no_digest("3")]
+    for number, registry.error in enumerate(reasons, 1):
+        replica.check()
+        replica.check()
+        assert replica.failures == number
+    assert [
+        (line["version"], line["error"].partition(":")[0]) for line in replica.events("model_load_failed")
+    ] == [
+        ("2", "ModelUnknown"),
+        (None, "NoChampion"),
+        ("2", "ModelUnknown"),
+        ("3", "ModelUnknown"),
+    ]
+
+
+def test_an_alias_that_is_gone_wants_nothing(registry, replica):
+    registry.publish()
+    replica.check()
+    registry.error = NoChampion("no version has the alias")
+    replica.check()
+    assert replica.wanted == []
+    assert replica.loader.wanted == (None, "champion")
+
+
+def test_an_alias_that_returns_to_what_serves_ends_it_and_the_next_time_is_news(registry, replica):
+    registry.publish()
+    replica.check()
+    for number in (1, 2):
+        registry.error = no_digest()
+        replica.check()
+        assert replica.failures == number
+        registry.error = None
+        replica.check()
+        assert replica.wanted == [("1", "champion")]
+    assert len(replica.installed) == 1
+
+
+def test_a_version_that_was_rejected_is_tried_again_when_the_alias_comes_back_to_it(registry, replica):
+    registry.publish()
+    replica.check()
+    registry.publish(golden_shift=0.01)
+    replica.check()
+    registry.champion = "1"
+    replica.check()
+    registry.champion = "2"
+    replica.check()
+    assert replica.failures == 2
+    assert replica.wanted == [("2", "champion")]
+
+
+def test_a_registry_that_comes_back_with_no_model_says_both(registry, replica, down):
+    registry.error = down
+    replica.check()
+    registry.error = ModelUnknown("no such model")
+    replica.check()
+    (back,) = replica.events("registry_back")
+    assert back["wanted"] is None
+    assert [line["source"] for line in replica.events("model_load_failed")] == ["last_good", "registry"]
+
+
 # Loads that fail
 
 
@@ -409,6 +539,33 @@ def test_a_pinned_version_without_a_local_copy_comes_from_the_registry(registry,
     replica.check()
     assert replica.serving == "1"
     assert registry.fetched == ["1"]
+
+
+def test_a_pin_is_what_is_wanted_even_if_only_the_registry_has_something_to_serve(registry, replica, cache):
+    registry.publish()
+    cache.mkdir()
+    (cache / "pin").write_text("99")
+    replica.check()
+    assert (replica.serving, replica.wanted) == ("1", [("99", "pin")])
+    (cache / "pin").write_text("nonsense")
+    replica.check()
+    assert (replica.wanted, replica.loader.wanted) == ([], (None, "pin"))
+    (cache / "pin").write_text("1")
+    replica.check()
+    assert (replica.serving, replica.wanted) == ("1", [("1", "pin")])
+    (cache / "pin").unlink()
+    replica.check()
+    assert replica.wanted == [("1", "champion")]
+
+
+def test_a_pin_that_is_written_again_is_tried_at_once(registry, replica, cache):
+    serve_two(registry, replica)
+    for _ in range(2):
+        (cache / "pin").write_text("99")
+        replica.check()
+        (cache / "pin").unlink()
+        replica.check()
+    assert replica.failures == 2
 
 
 @pytest.mark.parametrize("pin", ["f" * 64, "latest", "99", "\xff"])

@@ -29,6 +29,7 @@ _INHIBITED: Final = (
     ('alertname="KafkaQueueLengthAbsent"', 'alertname=~"HighKafkaQueueLength|KafkaOldestMessageAge|StreamFailures"'),
     ('alertname="HighKafkaQueueLength"', 'alertname="KafkaOldestMessageAge"'),
     ('alertname="HighErrorRate"', 'alertname="HighResponseTime"'),
+    ('alertname="ModelLoadFailing"', 'alertname="ModelVersionNotServed"'),
     ('alertname="ModelSaturatedAtMax"', 'alertname=~"HighCPUUsage|ModelScaledToMax"'),
 )  # fmt: skip
 

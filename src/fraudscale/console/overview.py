@@ -14,7 +14,7 @@ from fraudscale.local.supervisor.machine import last_lines
 
 SYNCS: Final = 40
 """Last lines of the autoscaler's log in which its last sync is looked for; most lines are syncs."""
-_MODEL: Final = ("version", "alias", "loaded_at", "threshold", "trained_at", "training", "metrics")
+_MODEL: Final = ("version", "alias", "wanted", "loaded_at", "threshold", "trained_at", "training", "metrics")
 
 
 class Decision(msgspec.Struct, frozen=True):

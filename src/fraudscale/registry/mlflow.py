@@ -40,6 +40,9 @@ class RegistryUnavailable(FraudscaleError):
 class ModelUnknown(FraudscaleError):
     """The registry answers, and has no such model or version."""
 
+    version: str | None = None
+    """The version that was asked for, where one was named."""
+
 
 class NoChampion(ModelUnknown):
     """The registry has the model, and no version bears the alias."""
@@ -79,7 +82,11 @@ class Locator:
         alias = self._settings.model_alias
         if version is None:
             version = self._aliased(alias)
-        return Version(version, alias, self._digest(version))
+        try:
+            return Version(version, alias, self._digest(version))
+        except ModelUnknown as error:
+            error.version = version
+            raise
 
     def _aliased(self, alias: str) -> str:
         settings = self._settings
@@ -97,14 +104,21 @@ class Locator:
             return known
         name = self._settings.model_name
         found = _get(self._settings, "model-versions/get", "model_version", name=name, version=version)
-        for tag in found.get("tags", []):
-            # It becomes the name of a folder: nothing but a digest may.
-            if tag["key"] == DIGEST_TAG and _SHA256.fullmatch(tag["value"]):
-                self._digests = {version: tag["value"]}
-                return str(tag["value"])
-        raise ModelUnknown(
-            f'version {version} of "{name}" has no tag "{DIGEST_TAG}": it was not registered by `fraudscale train`'
+        digest = next(
+            (str(tag.get("value")) for tag in found.get("tags", []) if tag["key"] == DIGEST_TAG), None
         )
+        if digest is None:
+            raise ModelUnknown(
+                f'version {version} of "{name}" has no tag "{DIGEST_TAG}": it was not registered by `fraudscale train`'
+            )
+        # It becomes the name of a folder: nothing but a digest may.
+        if not _SHA256.fullmatch(digest):
+            raise ModelUnknown(
+                f'version {version} of "{name}" has the tag "{DIGEST_TAG}" {digest[:80]!r}, which is no sha256; '
+                "register the model again with `fraudscale train`"
+            )
+        self._digests = {version: digest}
+        return digest
 
 
 def aliases(settings: ModelSettings) -> dict[str, str]:
@@ -136,10 +150,10 @@ def fetch(settings: ModelSettings, version: str, into: Path) -> Path:
     Raises:
         RegistryUnavailable: the download failed; `into` may hold parts of it.
     """
-    client = _mlflow_client(settings)
-    from mlflow.artifacts import download_artifacts  # noqa: PLC0415 - see the module's docstring
-
     try:
+        client = _mlflow_client(settings)
+        from mlflow.artifacts import download_artifacts  # noqa: PLC0415 - see the module's docstring
+
         source = client.get_model_version_download_uri(settings.model_name, version)
         folder = download_artifacts(
             artifact_uri=f"{source}/{ARTIFACT}",

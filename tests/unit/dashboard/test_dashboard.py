@@ -27,6 +27,13 @@ OF_THE_NODE = {
     "node_filesystem_avail_bytes",
     "node_filesystem_size_bytes",
 }
+OF_FLUENTD = {
+    "fluentd_lines_total",
+    "fluentd_lines_refused_total",
+    "fluentd_output_status_buffer_total_bytes",
+    "fluentd_output_status_num_errors",
+}
+"""The first two are counted by logging/fluentd/fluent.conf, the others by Fluentd's plugin; it runs in a namespace of its own."""
 OF_A_PROMETHEUS_ANNOTATION = {"titleFormat", "step"}
 """Grafana leaves these to the data source; its schema has no type for them."""
 
@@ -79,14 +86,19 @@ def test_every_metric_is_on_it():
 @pytest.mark.parametrize(("name", "expression"), QUERIES, ids=[name for name, _ in QUERIES])
 def test_a_query_asks_for_metrics_and_labels_that_exist(name, expression):
     for metric, selectors in selected(expression).items():
-        known = base(metric) in EXPORTED or metric in OF_PROMETHEUS | OF_THE_CLIENT | OF_THE_NODE
+        known = base(metric) in EXPORTED or metric in OF_PROMETHEUS | OF_THE_CLIENT | OF_THE_NODE | OF_FLUENTD
         assert known, metric
         for selector in selectors:
             labels = set(re.findall(r"[{,](\w+)[=!]", selector))
-            assert metric in OF_THE_NODE or "namespace" in labels, selector
+            assert metric in OF_THE_NODE | OF_FLUENTD or "namespace" in labels, selector
             if base(metric) in EXPORTED:
                 allowed = {*EXPORTED[base(metric)].labels, "job", "namespace", "pod", "container", "le"}
                 assert labels <= allowed, selector
+
+
+def test_what_is_said_to_be_fluentds_is_counted_by_its_configuration():
+    counted = re.findall(r"name (fluentd_\w+)", (ROOT / "logging/fluentd/fluent.conf").read_text())
+    assert {name for name in OF_FLUENTD if "_status_" not in name} == set(counted)
 
 
 def test_what_every_exporter_tells_alike_is_never_summed():

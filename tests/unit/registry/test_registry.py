@@ -112,12 +112,26 @@ def test_a_missing_model_names_what_registers_one(server, settings):
 
 
 @pytest.mark.parametrize(
-    "tags", [[], [{"key": "digest", "value": "../../etc"}], [{"key": "a", "value": DIGEST}]]
+    ("tags", "message"),
+    [
+        ([], "not registered by `fraudscale train`"),
+        ([{"key": "a", "value": DIGEST}], "not registered by `fraudscale train`"),
+        ([{"key": "digest", "value": "../../etc"}], "'../../etc', which is no sha256; register"),
+        ([{"key": "digest"}], "which is no sha256"),
+    ],
 )
-def test_a_version_without_a_digest_was_not_ours(server, settings, tags):
+def test_a_version_without_a_digest_was_not_ours_and_is_named(server, settings, tags, message):
     server.answer("model-versions/get", 200, {"model_version": {"version": "3", "tags": tags}})
-    with pytest.raises(ModelUnknown, match="not registered by `fraudscale train`"):
+    with pytest.raises(ModelUnknown, match=message) as caught:
         Locator(settings()).locate()
+    assert caught.value.version == "3"
+
+
+def test_an_alias_to_a_version_that_is_gone_names_it(server, settings):
+    server.answer("model-versions/get", 404, MISSING)
+    with pytest.raises(ModelUnknown) as caught:
+        Locator(settings()).locate()
+    assert caught.value.version == "3"
 
 
 @pytest.mark.parametrize(

@@ -236,9 +236,10 @@ def test_a_draining_replica_says_so_and_still_scores(endpoint):
     assert ask(endpoint, "POST", "/predict", GOOD)[0] == 200
 
 
-def test_model_tells_what_scores(endpoint):
+def test_model_tells_what_scores_and_what_should(endpoint):
     status, _, answer = ask(endpoint, "GET", "/model")
     assert (status, answer["version"], answer["alias"], answer["threshold"]) == (200, "1", "champion", 0.5)
+    assert answer["wanted"] == {"version": "2", "alias": "champion"}
     assert answer["loaded_at"].endswith("Z")
     assert requests(endpoint, "GET", 200, "/model") == 1
 

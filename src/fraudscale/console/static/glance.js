@@ -120,6 +120,7 @@ export function showVerdict(state, tiles) {
     `${ready} of ${overview.replicas.length} replicas ${alerts && scored ? `score ${scored.replace("/s", "")} transactions per second` : "are ready"}`,
     alerts && p95 && `95 % of requests are answered within ${p95}`,
     model ? `model version ${model.version}${model.alias ? ` (${model.alias})` : ""}` : "the entry names no model",
+    model && wantsOther(model) && `${wanted(model)} is wanted`,
   ].filter(Boolean).join("; ") + ".";
 }
 
@@ -154,6 +155,10 @@ const facts = (rows) => make("dl", {}, ...rows.filter(([, value]) => value !== u
   .flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
 const share = (value) => (value === undefined ? null : format(value, "percentunit"));
 
+/** Whether the alias or the pin asks for another version than the one that scores; older replicas don't say. */
+const wantsOther = ({ version, wanted: other }) => other && other.version !== version;
+const wanted = ({ wanted: { version, alias } }) => (version ? `version ${version} (${alias})` : `no version (${alias} names none)`);
+
 export function showModel({ overview }) {
   const model = overview?.model;
   if (!model) {
@@ -163,6 +168,9 @@ export function showModel({ overview }) {
   const { metrics = {}, training = {} } = model;
   fillIn(byId("model"),
     make("p", { class: "lead" }, make("strong", {}, `Version ${model.version}`), model.alias ? ` ${model.alias}` : ""),
+    wantsOther(model)
+      ? make("p", { "data-tone": "warn" }, `Wanted: ${wanted(model)}. If that lasts, the log event model_load_failed says why.`)
+      : null,
     facts([
       ["Serves since", model.loaded_at && clock(seconds(model.loaded_at))],
       ["Threshold", model.threshold?.toFixed(3)],
