@@ -3,6 +3,7 @@
 `make chaos` runs the last test for many rounds.
 """
 
+import os
 import random
 
 import pytest
@@ -144,7 +145,9 @@ def pytest_generate_tests(metafunc):
     if "draw" not in metafunc.fixturenames:
         return
     rounds, seed = metafunc.config.getoption("rounds"), metafunc.config.getoption("seed")
-    drawn = random.SystemRandom().randrange(1_000_000) if seed is None else seed
+    # Processes of pytest-xdist must collect the same tests; pytest-randomly seeds the shared generator with what it is given.
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    drawn = random.Random(run).randrange(1_000_000) if seed is None else seed
     draws = [Draw(mode, drawn, rounds) for mode in ("kraft", "zookeeper")]
     draws += Draw.kept() if seed is None else []
     metafunc.parametrize(
