@@ -24,15 +24,16 @@ def pytest_configure():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Keep the kinds in their order, whatever pytest-randomly has shuffled, and what needs a quiet machine before the rest.
+    """Keep the kinds in their order, whatever pytest-randomly has shuffled.
 
-    So brokers and platforms that a session shares start once, and late.
+    What needs a quiet machine comes first of its kind, before brokers and platforms that a session shares are started.
+    What ends one of these comes last.
     """
     folder = Path(__file__).parent
 
     def place(item):
         kind = item.path.relative_to(folder).parts[0]
-        return KINDS.index(kind), item.get_closest_marker("quiet") is None
+        return KINDS.index(kind), item.get_closest_marker("last") is not None, item.get_closest_marker("quiet") is None
 
     items.sort(key=place)
 

@@ -1,4 +1,9 @@
-"""The real platform, started once for all tests of a session, on ports and in a folder of its own."""
+"""Real platforms, each on ports and in a folder of its own: one that tests look at, and one that they harm.
+
+Both are started by the first test that asks, once a session, with the settings that tests of this session ask for by
+`mark.platform` and `mark.harmed`. `TIME_SCALE` is one of them: scrapes, rules and the autoscaler's windows are what most
+tests would wait for.
+"""
 
 import http.client
 import json
@@ -8,17 +13,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
+import yaml
 
+from fraudscale.local import running
 from fraudscale.local.install.ports import Ports, claim_block
 from fraudscale.local.supervisor.machine import MARK
+from sinks import MailServer, Webhook, serving
 
 ROOT = Path(__file__).parents[2]
 UP_SECONDS = 300
 """Deadline of a start on a busy machine, downloads included; not what it takes."""
+FOUR = [(f"replica-{slot}", "ready") for slot in (1, 2, 3, 4)]
 
 
 class Platform:
@@ -62,8 +73,14 @@ class Platform:
         )
 
     def status(self) -> dict:
+        """What `fraudscale status --json` prints, without a process for each look: looks come five times a second."""
         assert self.process is None or self.process.poll() is None, self.output()[-3000:]
-        return json.loads(self.fraudscale("status", "--json").stdout)
+        return msgspec.to_builtins(running.examine(self.home))
+
+    def is_whole(self) -> bool:
+        """Whether all is ready, with as many replicas as a start makes."""
+        status = self.status()
+        return status["ready"] and [(r["id"], r["state"]) for r in status["replicas"]] == FOUR
 
     def stop(self, which: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(which)
@@ -131,17 +148,84 @@ def new_platform(tmp_path_factory):
         return platform
 
     yield make
+    running_ones = [platform for platform in made if platform.process is not None]
+    for platform in running_ones:
+        platform.process.send_signal(signal.SIGINT)
+    for platform in running_ones:
+        platform.process.wait(60)
     for platform in made:
-        if platform.process is not None:
-            platform.stop()
-        platform.fraudscale("down")
+        platform.fraudscale("down")  # what a crash left
     for block in blocks:
         block.__exit__(None, None, None)
 
 
 @pytest.fixture(scope="session")
-def platform(new_platform):
-    """The platform that the tests of a session share; a test leaves it ready."""
-    platform = new_platform()
+def still_fleet(tmp_path_factory) -> Path:
+    """An HPA that no load reaches: a platform that is tested hard still has its four replicas for the next test."""
+    hpa = yaml.safe_load((ROOT / "argocd/manifests/hpa.yaml").read_text())
+    for metric in hpa["spec"]["metrics"]:
+        metric["resource"]["target"]["averageUtilization"] = 10_000
+    file = tmp_path_factory.mktemp("hpa") / "hpa.yaml"
+    file.write_text(yaml.safe_dump(hpa))
+    return file
+
+
+def asked(request, mark) -> dict[str, str]:
+    """The settings that marks of this name ask for, of all tests of this session."""
+    found = {}
+    for item in request.session.items:
+        for each in item.iter_markers(mark):
+            found |= each.kwargs
+    return found
+
+
+@pytest.fixture(scope="session")
+def platform(request, new_platform, still_fleet):
+    """The platform that tests look at and send transactions to."""
+    platform = new_platform(TIME_SCALE="5", HPA_MANIFEST=str(still_fleet), **asked(request, "platform"))
     platform.start()
     return platform
+
+
+@dataclass
+class Sinks:
+    """Where the alerts of the platform that tests harm go."""
+
+    webhook: Webhook
+    mail: MailServer
+    at_start: list[str] = field(default_factory=list)
+    """Titles of what came before the platform was ready."""
+
+    def clear(self) -> None:
+        self.webhook.messages.clear()
+        self.mail.mails.clear()
+
+
+@pytest.fixture(scope="session")
+def sinks():
+    with serving(Webhook()) as webhook, serving(MailServer()) as mail:
+        yield Sinks(webhook, mail)
+
+
+@pytest.fixture(scope="session")
+def fragile(request, new_platform, still_fleet, sinks):
+    platform = new_platform(
+        HPA_MANIFEST=str(still_fleet),
+        TRAFFIC="0",
+        ALERT_WEBHOOK_URL=sinks.webhook.address,
+        SMTP_SERVER=sinks.mail.address,
+        ALERT_EMAIL="oncall@example.org",
+        SMTP_TLS="false",
+        **asked(request, "harmed"),
+    )
+    platform.start()
+    sinks.at_start += sinks.webhook.titles
+    return platform
+
+
+@pytest.fixture
+def harmed(fragile):
+    """A platform for tests that kill, flood and scale: each gets it whole, and waits until it is whole again."""
+    fragile.wait(fragile.is_whole, "the platform is whole before the test", 120)
+    yield fragile
+    fragile.wait(fragile.is_whole, "the platform is whole after the test", 120)

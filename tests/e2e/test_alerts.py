@@ -1,7 +1,5 @@
 """The running Prometheus evaluates the alert rules, has all that they read, and tells Alertmanager."""
 
-import pytest
-
 import alert_rules
 
 
@@ -31,7 +29,6 @@ def test_every_series_that_a_rule_reads_exists(platform):
     assert others == []
 
 
-@pytest.mark.slow  # nearly a minute of waits
 def test_an_alert_reaches_alertmanager_with_links_to_this_machine(platform):
     def watchdog():
         _, alerts = platform.ask("GET", "/api/v2/alerts", port=platform.ports.alertmanager)

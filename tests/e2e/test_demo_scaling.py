@@ -8,7 +8,7 @@ import pytest
 from fraudscale.rehearsal import trace
 from fraudscale.rehearsal.trace import Cost, Setup
 
-pytestmark = pytest.mark.slow  # three minutes
+pytestmark = [pytest.mark.slow, pytest.mark.quiet]  # three minutes, and the load decides
 UP_AND_BACK = [4, 5, 6, 5, 4]
 
 

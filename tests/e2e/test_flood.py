@@ -72,22 +72,22 @@ def flood(platform, port):
 
 
 @pytest.mark.parametrize("at", ["the balancer", "a replica"])
-def test_a_good_client_is_served_while_an_attacker_is_refused(platform, at):
-    port = platform.ports.entry if at == "the balancer" else platform.ports.serve[0]
-    calm = report(load(platform, port, GOOD, 45, 5))
+def test_a_good_client_is_served_while_an_attacker_is_refused(harmed, at):
+    port = harmed.ports.entry if at == "the balancer" else harmed.ports.serve[0]
+    calm = report(load(harmed, port, GOOD, 45, 5))
     began = time.monotonic()
-    with flood(platform, port) as reports:
-        good = load(platform, port, GOOD, 45, 8)
+    with flood(harmed, port) as reports:
+        good = load(harmed, port, GOOD, 45, 8)
         watched = []
         while good.poll() is None:
-            watched += [ask(platform, p, source=s, port=port)[0] for p in HEALTH for s in (GOOD, ATTACKER)]
-            watched += [ask(platform, p, port=slot)[0] for p in HEALTH for slot in platform.ports.serve[:4]]
-            watched += [ask(platform, "/metrics", port=port, source="127.0.0.1")[0]]
+            watched += [ask(harmed, p, source=s, port=port)[0] for p in HEALTH for s in (GOOD, ATTACKER)]
+            watched += [ask(harmed, p, port=slot)[0] for p in HEALTH for slot in harmed.ports.serve[:4]]
+            watched += [ask(harmed, "/metrics", port=port, source="127.0.0.1")[0]]
             time.sleep(0.2)
         flooded = report(good)
         # The attacker gets its rate still, so not each of its requests is refused.
-        _, headers, problem = platform.wait(
-            lambda: refusal(platform, port, **{"X-Forwarded-For": "127.0.0.1"}), "it is refused"
+        _, headers, problem = harmed.wait(
+            lambda: refusal(harmed, port, **{"X-Forwarded-For": "127.0.0.1"}), "it is refused"
         )
     seconds = time.monotonic() - began
     (attacker,) = reports
@@ -107,38 +107,38 @@ def test_a_good_client_is_served_while_an_attacker_is_refused(platform, at):
     assert attacker["ok"] <= 2 * (5 * 100 + 1.25 * 50 * seconds)
 
 
-def test_the_balancer_counts_what_it_refuses(platform):
+def test_the_balancer_counts_what_it_refuses(harmed):
     def denied():
-        metrics = ask(platform, "/metrics", source="127.0.0.1", port=platform.ports.haproxy_metrics)[2]
+        metrics = ask(harmed, "/metrics", source="127.0.0.1", port=harmed.ports.haproxy_metrics)[2]
         pattern = r'^haproxy_frontend_requests_denied_total\{proxy="entry"\} (\d+)'
         return int(re.search(pattern, metrics, re.MULTILINE)[1])
 
     before = denied()
-    with flood(platform, platform.ports.entry):
+    with flood(harmed, harmed.ports.entry):
         pass
     assert denied() > before
 
 
-def test_a_trusted_client_is_not_limited(platform):
-    for port in (platform.ports.entry, platform.ports.serve[0]):
-        answers = [ask(platform, "/predict", EXAMPLE, "127.0.0.1", port) for _ in range(250)]
+def test_a_trusted_client_is_not_limited(harmed):
+    for port in (harmed.ports.entry, harmed.ports.serve[0]):
+        answers = [ask(harmed, "/predict", EXAMPLE, "127.0.0.1", port) for _ in range(250)]
         assert [answer for answer in answers if answer[0] != 200] == []
 
 
-def test_a_client_with_too_many_connections_is_told_so(platform):
+def test_a_client_with_too_many_connections_is_told_so(harmed):
     with ExitStack() as stack:
         for _ in range(PER_CLIENT):
-            stack.enter_context(socket.create_connection(("127.0.0.1", platform.ports.entry), 30, (CROWD, 0)))
+            stack.enter_context(socket.create_connection(("127.0.0.1", harmed.ports.entry), 30, (CROWD, 0)))
         # The balancer may still be taking them in.
-        entry = platform.ports.entry
-        _, headers, problem = platform.wait(lambda: refusal(platform, entry, CROWD), "it has too many")
+        entry = harmed.ports.entry
+        _, headers, problem = harmed.wait(lambda: refusal(harmed, entry, CROWD), "it has too many")
         assert headers["retry-after"] == "1"
         assert "CONNECTIONS_PER_CLIENT" in problem["detail"]
-        assert ask(platform, "/predict", EXAMPLE)[0] == 200
-    platform.wait(lambda: ask(platform, "/predict", EXAMPLE, source=CROWD)[0] == 200, "it may again")
+        assert ask(harmed, "/predict", EXAMPLE)[0] == 200
+    harmed.wait(lambda: ask(harmed, "/predict", EXAMPLE, source=CROWD)[0] == 200, "it may again")
 
 
-def test_slow_connections_are_closed_and_the_platform_answers(platform):
+def test_slow_connections_are_closed_and_the_platform_answers(harmed):
     """Heads that never end: more than a client may have open are closed at once, the others after 5 s."""
     with ExitStack() as stack:
         slow = []
@@ -146,13 +146,13 @@ def test_slow_connections_are_closed_and_the_platform_answers(platform):
             connection = stack.enter_context(socket.socket())
             connection.bind((LORIS, 0))
             connection.settimeout(30)
-            _unless_closed(connection.connect, ("127.0.0.1", platform.ports.entry))
+            _unless_closed(connection.connect, ("127.0.0.1", harmed.ports.entry))
             slow.append(connection)
         for connection in slow:
             _unless_closed(connection.sendall, b"POST /predict HTTP/1.1\r\nhost: x\r\n")
-        answers = [ask(platform, "/predict", EXAMPLE) for _ in range(20)]
+        answers = [ask(harmed, "/predict", EXAMPLE) for _ in range(20)]
         assert [answer for answer in answers if answer[0] != 200] == []
-        assert ask(platform, "/livez")[0] == 200
+        assert ask(harmed, "/livez")[0] == 200
         # Each read ends: a connection that stayed open would time out.
         ends = [_unless_closed(connection.recv, 65536) for connection in slow]
     told = [end for end in ends if end]

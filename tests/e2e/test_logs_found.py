@@ -4,15 +4,7 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def logging_platform(new_platform):
-    platform = new_platform(LOGS="opensearch", TRAFFIC="0")
-    platform.start()
-    yield platform
-    platform.stop()
+pytestmark = [pytest.mark.slow, pytest.mark.platform(LOGS="opensearch")]
 
 
 def found(platform, *options):
@@ -20,8 +12,7 @@ def found(platform, *options):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_the_lines_of_one_transaction_are_found_in_the_store_as_in_the_files(logging_platform):
-    platform = logging_platform
+def test_the_lines_of_one_transaction_are_found_in_the_store_as_in_the_files(platform):
     body = {
         "transaction_id": "tx-central",
         "amount": 949.9,
@@ -40,8 +31,7 @@ def test_the_lines_of_one_transaction_are_found_in_the_store_as_in_the_files(log
     assert lines == found(platform, "--transaction", "tx-central", "--files")
 
 
-def test_events_of_all_parts_are_in_the_store_and_prometheus_counts_them(logging_platform):
-    platform = logging_platform
+def test_events_of_all_parts_are_in_the_store_and_prometheus_counts_them(platform):
     ready = platform.wait(
         lambda: (
             {line["part"] for line in found(platform, "--event", "part_ready")} >= {"kafka", "prometheus"}

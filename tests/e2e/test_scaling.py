@@ -12,7 +12,7 @@ from fraudscale.config import LocalSettings
 from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.scaling.usage import read_trees
 
-pytestmark = pytest.mark.slow  # two minutes beside everything else
+pytestmark = [pytest.mark.slow, pytest.mark.harmed(TIME_SCALE="10")]  # replicas come and go
 
 HPA = '{horizontalpodautoscaler="ml-model",namespace="ml-model"}'
 
@@ -42,14 +42,13 @@ def scraped(platform):
 
 
 @pytest.fixture
-def resting(platform):
+def resting(harmed):
     """The platform with an autoscaler that decides nothing for the length of a test."""
-    autoscaler = psutil.Process(pid_of(platform, "autoscaler"))
+    autoscaler = psutil.Process(pid_of(harmed, "autoscaler"))
     autoscaler.suspend()
-    yield platform
-    desire(platform, 4)
+    yield harmed
+    desire(harmed, 4)
     autoscaler.resume()
-    platform.wait(lambda: there_are(platform, 4) and platform.status()["ready"], "it is as before", 120)
 
 
 def load_until(platform, done, over):
@@ -67,6 +66,8 @@ def load_until(platform, done, over):
 
 def test_the_desired_number_is_followed_up_and_down_without_a_failed_request_or_a_lost_record(resting):
     platform = resting
+    log = platform.home / "logs/supervisor.log"
+    before = len(log.read_text())
 
     def up_and_down():
         desire(platform, 6)
@@ -89,36 +90,38 @@ def test_the_desired_number_is_followed_up_and_down_without_a_failed_request_or_
     assert (http["errors"], http["ok"]) == ({}, http["sent"])
     assert (kafka["errors"], kafka["missing"], kafka["duplicates"]) == ({}, 0, 0)
     assert min(http["ok"], kafka["ok"]) > 100
-    log = (platform.home / "logs/supervisor.log").read_text()
-    assert '"event":"part_killed"' not in log
+    assert '"event":"part_killed"' not in log.read_text()[before:]
 
 
 def test_a_bad_scale_file_is_refused_with_a_line_and_the_last_one_stays(resting):
-    scale_file.path(resting.home).write_text('{"replicas":60,"run":"x"}')
     log = resting.home / "logs/supervisor.log"
-    resting.wait(lambda: '"scale_refused"' in log.read_text(), "it is refused")
+    before = len(log.read_text())
+    scale_file.path(resting.home).write_text('{"replicas":60,"run":"x"}')
+    resting.wait(lambda: '"scale_refused"' in log.read_text()[before:], "it is refused")
     assert there_are(resting, 4)
 
 
-def test_the_autoscaler_takes_back_what_nobody_needs_and_says_so(platform):
-    desire(platform, 5)
-    log = platform.home / "logs/autoscaler.log"
+def test_the_autoscaler_takes_back_what_nobody_needs_and_says_so(harmed):
+    log = harmed.home / "logs/autoscaler.log"
+    before = len(log.read_text())
 
     def events():
-        lines = [json.loads(line) for line in log.read_text().splitlines() if '"scaling_event"' in line]
+        new = log.read_text()[before:].splitlines()
+        lines = [json.loads(line) for line in new if '"scaling_event"' in line]
         return [e for e in lines if (e["current_replicas"], e["target_replicas"]) == (5, 4)]
 
-    event = platform.wait(events, "it scales down", 400)[-1]
+    desire(harmed, 5)
+    event = harmed.wait(events, "it scales down", 400)[-1]
     assert event["level"] == "warning"
     assert {"cpu_usage", "memory_usage", "reason"} <= event.keys()
-    platform.wait(lambda: there_are(platform, 4), "four are left", 120)
+    harmed.wait(lambda: there_are(harmed, 4), "four are left", 120)
 
 
-def test_a_killed_autoscaler_comes_back_and_its_metrics_with_it(platform):
-    old = pid_of(platform, "autoscaler")
+def test_a_killed_autoscaler_comes_back_and_its_metrics_with_it(harmed):
+    old = pid_of(harmed, "autoscaler")
     psutil.Process(old).kill()
-    platform.wait(
-        lambda: pid_of(platform, "autoscaler") not in {old, None} and there_are(platform, 4), "it is back"
+    harmed.wait(
+        lambda: pid_of(harmed, "autoscaler") not in {old, None} and there_are(harmed, 4), "it is back"
     )
     for metric, wanted in (
         ("status_current_replicas", 4),
@@ -126,15 +129,15 @@ def test_a_killed_autoscaler_comes_back_and_its_metrics_with_it(platform):
         ("spec_max_replicas", 6),
         ("spec_min_replicas", 4),
     ):
-        platform.wait(
-            lambda metric=metric, wanted=wanted: value(platform, metric) == wanted,
+        harmed.wait(
+            lambda metric=metric, wanted=wanted: value(harmed, metric) == wanted,
             f"{metric} is {wanted}",
             90,
         )
     active = 'kube_horizontalpodautoscaler_status_condition{condition="ScalingActive",status="true"} == 1'
-    platform.wait(lambda: platform.query(active), "ScalingActive is true", 90)
+    harmed.wait(lambda: harmed.query(active), "ScalingActive is true", 90)
     queue = 'kafka_queue_length{job="autoscaler",topic="transactions",group="fraudscale"}'
-    platform.wait(lambda: platform.query(queue), "the queue is known without a scorer", 90)
+    harmed.wait(lambda: harmed.query(queue), "the queue is known without a scorer", 90)
 
 
 def test_an_idle_replica_uses_at_most_55_percent_of_the_memory_it_requests(platform):

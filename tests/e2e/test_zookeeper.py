@@ -21,6 +21,7 @@ def test_what_makes_no_sense_is_one_line_and_exit_code_2(new_platform, settings,
 
 
 @pytest.mark.slow
+@pytest.mark.quiet
 @pytest.mark.timeout(1200)
 def test_the_platform_runs_on_zookeeper_survives_a_crash_and_leaves_nothing(new_platform):
     platform = new_platform(KAFKA="zookeeper", TRAFFIC="0")
