@@ -1,7 +1,7 @@
 # The verbs of this repository. `make help` lists them; each does all the set-up that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status doctor demo-scaling test test-unit test-components test-full chaos check bench gen picture screenshots sync sync-run
+.PHONY: help up down status doctor demo-scaling test test-unit test-integration test-e2e test-full chaos check bench gen picture screenshots sync sync-run
 
 # uv trusts a list of authorities of its own unless told; the system's list knows a company's too.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
@@ -11,11 +11,14 @@ endif
 # uv from PATH or the user's cache; looked up when a verb needs it, and once.
 uv = $(eval uv := $$(shell scripts/bootstrap.sh))$(if $(uv),$(uv),$(error uv could not be installed, see above))
 run := .venv/bin/
-# Unit tests share nothing; the others share brokers and platforms, which have the machine to themselves.
+# Unit tests share nothing. Files of integration tests share what each of two processes starts, and wait for it most of
+# the time. A platform takes the whole machine.
 side_by_side := --numprocesses logical --maxprocesses 4
+two_files := --numprocesses 2 --dist loadfile
+marked := -m "not slow"
 
 help: ## List the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: sync-run ## Start the whole platform on this machine; Ctrl-C stops it (TRAFFIC=0: without sample transactions; KAFKA=zookeeper: on Kafka 3.9; LOGS=opensearch: with central logs)
 	@$(run)fraudscale up
@@ -32,16 +35,19 @@ doctor: sync-run ## Examine this machine: versions, tools, ports, memory, disk
 demo-scaling: sync-run ## Load the platform until it goes 4 → 5 → 6 → 5 → 4, and compare with the rehearsal (TIME_SCALE=10: in three minutes)
 	@$(run)fraudscale demo-scaling
 
-test: test-unit test-components ## Run the unit, integration and e2e tests that are not slow (about 17 minutes)
+test: test-unit test-integration test-e2e ## Run the unit, integration and e2e tests that are not slow (about 10 minutes)
+
+test-full: marked := -m slow
+test-full: test-integration test-e2e ## Run the slow ones of the integration and e2e tests
 
 test-unit: sync ## Run the unit tests
 	$(run)pytest tests/unit $(side_by_side)
 
-test-components: sync ## Run the integration and e2e tests that are not slow
-	$(run)pytest tests/integration tests/e2e -m "not slow"
+test-integration: sync ## Run the tests on a real broker, MLflow, Prometheus …
+	$(run)pytest tests/integration $(marked) $(two_files)
 
-test-full: sync ## Run the slow tests
-	$(run)pytest tests/integration tests/e2e -m slow
+test-e2e: sync ## Run the tests on whole platforms
+	$(run)pytest tests/e2e $(marked)
 
 chaos: sync ## Kill Kafka consumers and brokers for many rounds, and count every record (ROUNDS=40 SEED=… KAFKA=zookeeper)
 	$(run)pytest tests/integration/test_chaos.py -m slow -k "random and $(or $(KAFKA),kraft)" -s --timeout 3600 --rounds $(or $(ROUNDS),40) $(if $(SEED),--seed $(SEED))

@@ -33,7 +33,11 @@ def pytest_collection_modifyitems(items):
 
     def place(item):
         kind = item.path.relative_to(folder).parts[0]
-        return KINDS.index(kind), item.get_closest_marker("last") is not None, item.get_closest_marker("quiet") is None
+        return (
+            KINDS.index(kind),
+            item.get_closest_marker("last") is not None,
+            item.get_closest_marker("quiet") is None,
+        )
 
     items.sort(key=place)
 
