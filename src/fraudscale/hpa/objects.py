@@ -21,16 +21,6 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(content: bytes | str, file: str) -> object:
-    """Read one YAML or JSON document; a key that is there twice is refused.
-
-    Raises:
-        ManifestError: not YAML, with the place.
-    """
-    with _telling(content, file):
-        return yaml.load(content, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-
-
 def find(content: bytes | str, file: str, kind: str) -> list[ManifestNode]:
     """Read YAML or JSON → the objects of a kind, in their order; what else there is doesn't matter.
 

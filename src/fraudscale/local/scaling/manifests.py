@@ -9,7 +9,7 @@ import msgspec
 
 from fraudscale.config import LocalSettings
 from fraudscale.hpa import Hpa, ManifestError, milli, read_manifest
-from fraudscale.hpa.objects import load
+from fraudscale.hpa.objects import find
 from fraudscale.local.install.ports import MAX_REPLICAS, MIN_REPLICAS
 
 CONTAINERS: Final = ("serve", "stream")
@@ -88,7 +88,8 @@ def _read_hpa(path: Path) -> Hpa:
 
 def _read_requests(path: Path) -> tuple[str, Requests]:
     try:
-        found = msgspec.convert(load(_content(path), str(path)), _Deployment)
+        deployment, *_ = find(_content(path), str(path), "Deployment")
+        found = msgspec.convert(deployment.value, _Deployment)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
         raise ManifestError(str(path), place.rstrip("`").lstrip("."), reason) from error

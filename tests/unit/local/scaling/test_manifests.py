@@ -77,7 +77,7 @@ CONTAINERS = ("spec", "template", "spec", "containers")
             lambda m: m["spec"]["scaleTargetRef"].update(name="x"),
             "'x' is not the Deployment 'ml-model'",
         ),
-        ("deployment", lambda m: m.update(kind="Pod"), "Invalid value 'Pod'"),
+        ("deployment", lambda m: m.update(kind="Pod"), "a Deployment is wanted, and there is Pod"),
         ("deployment", lambda m: without(("spec", "template"), m), "spec: Object missing required field"),
         (
             "deployment",
@@ -121,3 +121,10 @@ def test_what_does_not_fit_is_named_with_file_and_path(tmp_path, which, change, 
 def test_a_manifest_that_is_not_there_is_named(tmp_path):
     with pytest.raises(ManifestError, match=r"none\.yaml: can't be read"):
         manifests.read(LocalSettings(hpa_manifest=tmp_path / "none.yaml", deployment_manifest=DEPLOYMENT))
+
+
+def test_both_may_stand_in_one_file_of_several_documents(tmp_path):
+    both = tmp_path / "both.yaml"
+    both.write_text(f"{DEPLOYMENT.read_text()}\n---\n{HPA.read_text()}\n---\n")
+    found = manifests.read(LocalSettings(hpa_manifest=both, deployment_manifest=both))
+    assert found == manifests.read(LocalSettings(hpa_manifest=HPA, deployment_manifest=DEPLOYMENT))
