@@ -5,7 +5,7 @@ import pytest
 from hpa_cases import manifest
 
 from fraudscale.hpa import ManifestError, Policy, Rules, read_manifest
-from fraudscale.hpa.spec import DEFAULT_DOWN, DEFAULT_METRICS, DEFAULT_UP
+from fraudscale.hpa.spec import DEFAULT_DOWN, DEFAULT_METRICS, DEFAULT_UP, MetricTarget
 
 OURS = Path(__file__).parents[3] / "argocd" / "manifests" / "hpa.yaml"
 CPU = {
@@ -51,6 +51,12 @@ def test_each_direction_may_have_its_tolerance():
     behavior = read_manifest(manifest(behavior={"scaleUp": rules}), "hpa.yaml").behavior
     assert (behavior.scale_up.tolerance, behavior.scale_down.tolerance) == (0.05, None)
     assert behavior.scale_up.select_policy == "Disabled"
+
+
+@pytest.mark.parametrize("said", ["Utilization", "Value", "AverageValue"])
+def test_the_field_of_a_target_decides_as_in_the_controller_whatever_its_type_says(said):
+    text = resource(type=said, averageValue="300m")
+    assert read_manifest(text, "hpa.yaml").metrics[0].target == MetricTarget("AverageValue", 300)
 
 
 SELECTOR = {
@@ -174,13 +180,23 @@ def without(*path):
         (manifest(metrics=[CPU, {"type": "Pods"}]), "spec.metrics[1]", "pods is required for type Pods"),
         (manifest(metrics=[CPU | {"pods": {}}]), "spec.metrics[0].pods", "contradicts type Resource"),
         (without("spec", "metrics", 0, "resource", "target"), "spec.metrics[0].resource", "target is required"),
-        (resource(type="Value", value="1"), "spec.metrics[0].resource.target.type", "must be Utilization or"),
+        (resource(type="Percent", averageValue="1"), "spec.metrics[0].resource.target.type", "must be Utilization or"),
         (
-            resource(type="Utilization", averageValue="1"),
-            "spec.metrics[0].resource.target.averageValue",
-            "contradicts type Utilization, which goes with averageUtilization",
+            resource(type="Value", value="1"),
+            "spec.metrics[0].resource.target",
+            "must have averageUtilization or averageValue, and no other field beside type",
         ),
-        (resource(type="Utilization"), "spec.metrics[0].resource.target", "averageUtilization is required"),
+        (
+            resource(type="Utilization", averageUtilization=1, averageValue="1"),
+            "spec.metrics[0].resource.target",
+            "must have averageUtilization or averageValue, and no other field",
+        ),
+        (resource(type="Utilization"), "spec.metrics[0].resource.target", "must have averageUtilization or averageValue"),
+        (
+            manifest(metrics=[{"type": "Object", "object": {"metric": {"name": "qps"}, "describedObject": INGRESS, "target": {"type": "Value", "averageValue": 1}}}]),
+            "spec.metrics[0].object.target.averageValue",
+            "contradicts type Value, which goes with value",
+        ),
         (
             resource(type="Utilization", averageUtilization=0),
             "spec.metrics[0].resource.target.averageUtilization",
