@@ -461,6 +461,7 @@ def main() -> int:
         return 0
     if options.bare_transactional:
         bare_transactional(*options.bare_transactional)
+        return 0
     rest = set(range(os.cpu_count() or 1)) - {int(CORE)}
     os.sched_setaffinity(0, rest or {0})  # children inherit it: the broker, and what we do here
     with tempfile.TemporaryDirectory() as name, broker(Path(name)) as bootstrap:

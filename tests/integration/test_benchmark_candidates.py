@@ -23,10 +23,14 @@ def test_the_bare_transactional_loop_leaves_no_transaction_open(kafka):
     flow.run(2_000)
     try:
         for number in range(3):
-            with subprocess.Popen([*command, f"bare-{number}"]) as candidate:
+            candidate = subprocess.Popen([*command, f"bare-{number}"])
+            try:
                 wait_for(observer.transaction_is_open, 60)
                 candidate.terminate()
-                assert candidate.wait(20) == 0
+                assert candidate.wait(60) == 0
+            finally:
+                candidate.kill()
+                candidate.wait(10)
             # A killed one would hold readers of committed records up for a minute.
             assert observer.uncommitted() == 0
     finally:
