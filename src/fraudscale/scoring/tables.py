@@ -64,8 +64,7 @@ def _labels(values: pl.Series) -> pl.Series:
 def _instants(values: pl.Series) -> pl.Series:
     """Seconds since the epoch; UTC where no zone is given, midnight where only a date is."""
     if isinstance(values.dtype, pl.Datetime | pl.Date):
-        seconds = values.cast(pl.Datetime("us")) if values.dtype == pl.Date else values
-        return seconds.dt.timestamp("us") / 1e6
+        return values.dt.timestamp("us") / 1e6
     return pl.Series(values.name, [_seconds(text) for text in _text(values)], dtype=pl.Float64)
 
 
