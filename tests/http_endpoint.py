@@ -1,8 +1,11 @@
-"""The HTTP endpoint without a port: composed as `serve` does it, around a scorer of a tiny model."""
+"""The HTTP endpoint, composed as `serve` does it, around a scorer of a tiny model; without a port, or behind one."""
 
 import asyncio
 import json
 import random
+import socket
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -14,7 +17,7 @@ from fraudscale.config import HttpSettings, LogSettings, networks
 from fraudscale.model_loader import WantedVersion
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
-from fraudscale.serve import Drain
+from fraudscale.serve import Drain, DrainingServer
 from fraudscale.telemetry.tracing import Tracer
 from fraudscale.web.app import HttpEndpoint
 from fraudscale.web.bodies import Bodies
@@ -77,6 +80,21 @@ def compose(tracer=None, api=None, **settings):
         api, micro_batcher, bodies, clients, http_metrics, model_metrics, http_settings, log, tracer
     )
     return Composed(app, scorer, drain, registry, bodies, logged.entries)
+
+
+@contextmanager
+def serving(composed, port=0):
+    """Run it on a port as `serve` does; yield the port."""
+    server = DrainingServer(composed.app, composed.drain, 5)
+    listener = socket.create_server(("127.0.0.1", port))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True  # without a drain: no balancer asks
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 class Unanswered(AssertionError):

@@ -3,7 +3,9 @@
 import time
 from types import FrameType
 
+import httptools
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fraudscale import metrics
 from fraudscale.api import create_api
@@ -19,7 +21,7 @@ from fraudscale.model_loader import default_loader
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer
 from fraudscale.telemetry import logs, spans
-from fraudscale.telemetry.asgi import App, listen
+from fraudscale.telemetry.asgi import App, bad_request, listen
 from fraudscale.web.app import HttpEndpoint
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
@@ -105,7 +107,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=HttpProtocol,
                 loop="uvloop",
                 lifespan="off",
                 ws="none",
@@ -132,3 +134,61 @@ class DrainingServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         self.should_exit = self.should_exit or self._drain.over
         return await super().on_tick(counter)
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """Uvicorn's, but no offer of another protocol is taken, and what is no request gets problem JSON.
+
+    JDK's HttpClient offers `Upgrade: h2c` with each request. The parser ends such a request at its head, whatever body
+    follows; so the head is parsed again without the offer, which a server may ignore (RFC 9110, 7.8).
+    """
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._decline(data, offer)
+        except httptools.HttpParserError as error:
+            self._refuse(error)
+
+    def _should_upgrade(self) -> bool:
+        """Let nothing begin at a head with an offer: uvicorn asks this for such heads only."""
+        return True
+
+    def _decline(self, data: bytes, offer: httptools.HttpParserUpgrade) -> None:
+        rest = memoryview(data)
+        while self.parser.get_method() != b"CONNECT":
+            rest = rest[offer.args[0] :]
+            head = self._head_without_offer()
+            # A new one: with `Connection: close` the old parser takes whatever follows for the end.
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+            try:
+                self.parser.feed_data(head)
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as another:
+                offer = another
+            except httptools.HttpParserError as error:
+                self._refuse(error)
+                return
+            else:
+                return
+        self.send_400_response("this is no proxy: CONNECT is not taken")
+
+    def _head_without_offer(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def _refuse(self, error: httptools.HttpParserError) -> None:
+        # Of the callbacks only the one that reads the path can fail.
+        is_ours = isinstance(error, httptools.HttpParserCallbackError)
+        self.send_400_response(
+            f"the request is not valid HTTP: {'its target has no path' if is_ours else error}"
+        )
+
+    def send_400_response(self, msg: str) -> None:
+        self.transport.write(bad_request(msg))
+        self.transport.close()

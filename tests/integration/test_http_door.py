@@ -2,10 +2,12 @@
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -14,12 +16,11 @@ from fraudscale import metrics
 from fraudscale.api import create_api
 from fraudscale.config import HttpSettings
 from fraudscale.scoring import model
-from fraudscale.serve import DrainingServer
 from fraudscale.web.app import LOG_SECONDS, UNLIMITED
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
 from fraudscale.web.micro_batcher import MicroBatcher
-from http_endpoint import GOOD, JSON, Composed, compose
+from http_endpoint import GOOD, JSON, Composed, compose, serving
 
 
 @dataclass
@@ -58,23 +59,13 @@ def load(make_artifact, tmp_path):
 @pytest.fixture
 def start():
     """Start a door; all that were started stop at the end."""
-    running = []
+    with ExitStack() as running:
 
-    def start(**settings):
-        composed = compose(**settings)
-        server = DrainingServer(composed.app, composed.drain, 5)
-        listener = socket.create_server(("127.0.0.1", 0))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        running.append((server, thread))
-        return Door(**vars(composed), port=listener.getsockname()[1])
+        def start(**settings):
+            composed = compose(**settings)
+            return Door(**vars(composed), port=running.enter_context(serving(composed)))
 
-    yield start
-    for server, _ in running:
-        server.should_exit = True  # without a drain: no balancer asks
-    for _, thread in running:
-        thread.join(20)
-        assert not thread.is_alive()
+        yield start
 
 
 @pytest.fixture
@@ -176,6 +167,81 @@ def test_a_body_in_pieces_is_put_together(door):
             door.ask("GET", "/livez")  # the server has read the piece before the next one is sent
         answer = connection.makefile("rb").read()
     assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"
+BATCH = {"transactions": [GOOD]}
+
+
+def raw(door, *pieces):
+    """Send pieces, each once the one before it was read; return all that is answered until the connection is closed."""
+    with socket.create_connection(("127.0.0.1", door.port), timeout=30) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            door.ask("GET", "/livez")
+        return connection.makefile("rb").read()
+
+
+@pytest.mark.parametrize(
+    "offer",
+    [
+        OFFER,
+        OFFER.lower(),
+        OFFER.replace(b"h2c", b"websocket"),
+        OFFER.replace(b"Upgrade,", b"Upgrade, close,"),
+    ],
+    ids=["h2c", "lower-case", "websocket", "close"],
+)
+@pytest.mark.parametrize("cut", [0, 1, 20, 150, 1000], ids=lambda cut: f"cut-{cut}")
+@pytest.mark.parametrize(("path", "body"), [("/predict", GOOD), ("/predict/batch", BATCH)])
+def test_an_offer_of_another_protocol_is_ignored_and_the_body_is_not_lost(door, path, body, cut, offer):
+    """JDK's HttpClient offers h2c with each request, unless told otherwise."""
+    content = json.dumps(body).encode()
+    head = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n" % (path.encode(), len(content))
+    last = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    sent = head + offer + b"\r\n" + content + (b"" if b"close" in offer else last)
+    answer = raw(door, *filter(None, (sent[:cut], sent[cut:])))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.count(b"HTTP/1.1 200 ") == (1 if b"close" in offer else 2), "the next request is read too"
+    assert answer.count(b'"tx-1"') == 1
+
+
+def test_many_offers_in_one_piece_are_answered_in_their_order(door):
+    one = b"GET /model/%d HTTP/1.1\r\nhost: x\r\n" + OFFER + b"\r\n"
+    last = b"GET /nothing HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    answer = raw(door, b"".join(one % i for i in range(300)) + last).decode()
+    assert [int(i) for i in re.findall("nothing at /model/([0-9]+);", answer)] == list(range(300))
+
+
+def test_an_offer_with_a_body_in_chunks_that_waits_for_100_is_answered(door):
+    content = json.dumps(GOOD).encode()
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n"
+    with socket.create_connection(("127.0.0.1", door.port), timeout=30) as connection:
+        answers = connection.makefile("rb")
+        connection.sendall(head + OFFER + b"\r\n")
+        assert (answers.readline(), answers.readline()) == (b"HTTP/1.1 100 Continue\r\n", b"\r\n")
+        connection.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(content), content))
+        assert answers.readline().startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("sent", "detail"),
+    [
+        (b"how are you?\r\n\r\n", "not valid HTTP"),
+        (b"BREW /predict HTTP/1.1\r\nhost: x\r\n\r\n", "Invalid method"),
+        (b"GET /livez HTTP/1.1\r\nhost: x\r\ncontent-length: x\r\n\r\n", "Content-Length"),
+        (b"GET http://x HTTP/1.1\r\nhost: x\r\n\r\n", "no path"),
+        (b"GET http://x HTTP/1.1\r\nhost: x\r\n" + OFFER + b"\r\n", "no path"),
+        (b"CONNECT x:80 HTTP/1.1\r\nhost: x\r\n\r\n", "no proxy"),
+    ],
+    ids=["words", "method", "length", "target", "target-offer", "connect"],
+)
+def test_what_is_no_request_gets_a_problem_and_the_connection_is_closed(door, sent, detail):
+    head, _, body = raw(door, sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b"content-type: application/problem+json\r\n" in head
+    problem = json.loads(body)
+    assert (problem["status"], detail in problem["detail"]) == (400, True)
 
 
 @pytest.mark.parametrize("sent", [b"", b'{"transaction_id"'])

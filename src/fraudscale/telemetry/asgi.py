@@ -67,6 +67,13 @@ def problem_json(status: int, detail: str, errors: Iterable[FieldError] = ()) ->
     return msgspec.json.encode(ProblemBody("about:blank", title, status, detail, list(errors)))
 
 
+def bad_request(detail: str) -> bytes:
+    """Make the whole answer to what is no request; the connection must be closed after it."""
+    body = problem_json(400, detail)
+    head = f"content-type: {PROBLEM_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
+    return b"HTTP/1.1 400 Bad Request\r\n" + head.encode() + b"\r\n" + body
+
+
 def listen(setting: str, host: str, port: int) -> socket.socket:
     """Take a port, IPv4 or IPv6; connections wait in it until a server accepts them.
 

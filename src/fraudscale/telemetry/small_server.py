@@ -22,6 +22,7 @@ from fraudscale.telemetry.asgi import (
     Receive,
     Scope,
     Send,
+    bad_request,
     problem_json,
     read_body,
     send_whole,
@@ -202,9 +203,7 @@ class _Protocol(H11Protocol):
             )
 
     def send_400_response(self, msg: str) -> None:
-        body = problem_json(400, msg)
-        head = f"content-type: {PROBLEM_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n"
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head.encode() + b"\r\n" + body)
+        self.transport.write(bad_request(msg))
         self.transport.close()
 
 

@@ -116,6 +116,23 @@ def test_what_is_no_request_gets_a_problem_and_the_connection_is_closed(serve):
     assert json.loads(body)["status"] == 400
 
 
+@pytest.mark.parametrize("cut", [20, 200])
+def test_an_offer_of_another_protocol_is_ignored_and_the_body_is_not_lost(serve, cut):
+    server = serve()
+    offer = (
+        b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\nUpgrade: h2c\r\n"
+    )
+    last = b"GET /thread HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    sent = b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n" + offer + b"\r\n12345" + last
+    with socket.create_connection(("127.0.0.1", server.port), 30) as connection:
+        connection.sendall(sent[:cut])
+        raw(server, last)  # the server has read the piece before the next one is sent
+        connection.sendall(sent[cut:])
+        answered = connection.makefile("rb").read()
+    assert answered.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert b"\r\n\r\n12345HTTP" in answered
+
+
 @pytest.mark.parametrize("sent", [b"", b"GET /echo HT", b"GET /asked HTTP/1.1\r\nHost: x\r\nX-A: 1\r\n\r\n"])
 def test_a_connection_that_stays_silent_is_closed(serve, sent):
     answered = raw(serve(idle_seconds=1), sent)  # ends with the connection
