@@ -1,6 +1,5 @@
 """A load trace: read from JSON or CSV, checked, and refused with file, path and reason."""
 
-import codecs
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,7 +107,7 @@ def read(path: Path, setup: Setup, cost: Cost) -> LoadTrace:
         raise TraceError(str(path), "", f"can't be read: {error.strerror or error}") from error
     if path.suffix.lower() == ".csv":
         return of_load(str(path), _read_csv(str(path), content, cost), setup)
-    trace = decode(str(path), content.removeprefix(codecs.BOM_UTF8))
+    trace = decode(str(path), content)
     return decode(str(path), _encode(trace.load, msgspec.structs.asdict(trace) | _given(setup)))
 
 
@@ -119,7 +118,7 @@ def decode(file: str, content: bytes) -> LoadTrace:
         TraceError: as `read`.
     """
     try:
-        trace = msgspec.json.decode(content, type=LoadTrace)
+        trace = msgspec.json.decode(content.decode().removeprefix("\ufeff"), type=LoadTrace)
     except UnicodeDecodeError as error:
         raise TraceError(file, "", f"not UTF-8: {error.reason} at byte {error.start}") from error
     except msgspec.ValidationError as error:

@@ -1,8 +1,8 @@
 """Bytes to records and back. The only place that knows what can be wrong with a client's bytes."""
 
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -30,6 +30,9 @@ class InvalidTransaction(FraudscaleError):
 # beyond the interpreter's recursion limit (in a field that we would ignore) raise these two instead.
 _BAD_BYTES: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
+R = TypeVar("R")
+_BOM: Final = b"\xef\xbb\xbf"
+
 _decode_one: Final = msgspec.json.Decoder(Transaction).decode
 _decode_many: Final = msgspec.json.Decoder(TransactionBatch).decode
 _encoder: Final = msgspec.json.Encoder()
@@ -41,7 +44,7 @@ _MISSING: Final = re.compile(r"^Object missing required field `(?P<field>[^`]+)`
 
 
 def decode_transaction(body: bytes) -> Transaction:
-    """Read one transaction from JSON bytes.
+    """Read one transaction from JSON bytes; one leading byte order mark is ignored, as RFC 8259 lets a reader do.
 
     Raises:
         InvalidTransaction: malformed JSON, a missing field, a wrong type, or a value out of range.
@@ -49,7 +52,7 @@ def decode_transaction(body: bytes) -> Transaction:
     try:
         return _decode_one(body)
     except _BAD_BYTES as error:
-        raise _explain(body, error) from error
+        return _decode_again(_decode_one, body, error)
 
 
 def decode_each(bodies: Sequence[bytes]) -> list[Transaction]:
@@ -73,7 +76,7 @@ def decode_transactions(body: bytes) -> list[Transaction]:
     try:
         return _decode_many(body).transactions
     except _BAD_BYTES as error:
-        raise _explain(body, error) from error
+        return _decode_again(_decode_many, body, error).transactions
 
 
 def encode_transaction(transaction: Transaction) -> bytes:
@@ -120,11 +123,23 @@ def encode_scored(scores: Scores, event_times: Sequence[str]) -> list[bytes]:
     ]
 
 
+def _decode_again(decode: Callable[[bytes], R], body: bytes, error: Exception) -> R:
+    """Decode without the byte order mark, or say what is wrong: to look for it first would cost each body of everybody."""
+    if not body.startswith(_BOM):
+        raise _explain(body, error) from error
+    try:
+        return decode(b"   " + body[len(_BOM) :])  # as long, so that positions are those of the body
+    except _BAD_BYTES as again:
+        raise _explain(body, again) from again
+
+
 def _explain(body: bytes, error: Exception) -> InvalidTransaction:
     if not body:
         return InvalidTransaction("", "The body is empty")
     if isinstance(error, UnicodeDecodeError):
-        return InvalidTransaction("", f"The body is not UTF-8: {error.reason} at byte {error.start}")
+        return InvalidTransaction(
+            "", f"The body is not UTF-8: {error.reason} at byte {_position(body, error)}"
+        )
     if isinstance(error, RecursionError):
         return InvalidTransaction("", "The body is nested too deeply")
     if not isinstance(error, msgspec.ValidationError):
@@ -137,3 +152,12 @@ def _explain(body: bytes, error: Exception) -> InvalidTransaction:
         field = f"{field}.{match['field']}" if field else match["field"]
         reason = "The field is required"
     return InvalidTransaction(field, reason)
+
+
+def _position(body: bytes, error: UnicodeDecodeError) -> int:
+    """Find the place in the body; the error's own is that in one of its strings."""
+    try:
+        body.decode()
+    except UnicodeDecodeError as first:
+        return first.start
+    return error.start

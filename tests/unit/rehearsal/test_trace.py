@@ -162,11 +162,25 @@ def test_csv_that_is_no_load_is_refused(tmp_path, kind):
     assert str(caught.value).startswith(f"{tmp_path / 'load.csv'}: {message}")
 
 
-def test_csv_that_is_no_text_is_refused(tmp_path):
-    path = tmp_path / "load.csv"
-    path.write_bytes(b"t_s,rps\n\xff")
-    with pytest.raises(TraceError, match="not UTF-8"):
+BOM = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize("name", ["load.csv", "load.json"])
+@pytest.mark.parametrize(("content", "place"), [(b'{"\xff": 1}', 2), (BOM + b"t_s,\xff", 7)])
+def test_what_is_no_text_is_refused_with_its_place_in_the_file(tmp_path, name, content, place):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(TraceError, match=f"not UTF-8: invalid start byte at byte {place}(;|$)"):
         read(path, REQUESTS, Cost())
+
+
+def test_one_leading_byte_order_mark_is_ignored(tmp_path):
+    for name, content in (("load.json", json.dumps(GOOD)), ("load.csv", "t_s,total_cpu_m\n0,1\n15,1\n")):
+        traces = []
+        for bom in (b"", BOM):
+            (tmp_path / name).write_bytes(bom + content.encode())
+            traces.append(read(tmp_path / name, REQUESTS, Cost()))
+        assert traces[0] == traces[1]
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -115,6 +116,40 @@ def test_a_batch_holds_1_to_1000_transactions(count):
 def test_the_largest_batch_is_read():
     content = b'{"transactions": [' + b",".join([body()] * 1000) + b"]}"
     assert len(codec.decode_transactions(content)) == 1000
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+def test_one_leading_byte_order_mark_is_ignored():
+    assert codec.decode_transaction(BOM + body()) == Transaction(**GOOD)
+    assert codec.decode_transactions(BOM + b'{"transactions": [' + body() + b"]}") == [Transaction(**GOOD)]
+    for content in (BOM + BOM + body(), b" " + BOM + body(), body() + BOM, BOM):
+        with pytest.raises(InvalidTransaction, match="not valid JSON"):
+            codec.decode_transaction(content)
+    with pytest.raises(InvalidTransaction, match="The field is required"):
+        codec.decode_transaction(BOM + without("hour"))
+
+
+@pytest.mark.parametrize("bom", [b"", BOM])
+@pytest.mark.parametrize("bad", [b'"\xff"', '"€ '.encode() + b'\xff"', b'"\xe2\x82"'])
+@pytest.mark.parametrize("decode", [codec.decode_transaction, codec.decode_transactions])
+def test_the_place_of_what_is_not_utf_8_is_that_in_the_body(decode, bad, bom):
+    content = bom + body(merchant_category="€").replace(b'"tx-1"', bad)
+    if decode is codec.decode_transactions:
+        content = bom + b'{"transactions": [' + body() + b"," + content.removeprefix(bom) + b"]}"
+    with pytest.raises(InvalidTransaction, match="not UTF-8") as caught:
+        decode(content)
+    place = int(re.search("at byte ([0-9]+)", caught.value.reason)[1])
+    content[:place].decode()
+    with pytest.raises(UnicodeDecodeError):
+        content[: place + 3].decode()
+
+
+@pytest.mark.parametrize("bom", [b"", BOM])
+def test_the_place_of_what_is_not_json_is_that_in_the_body(bom):
+    with pytest.raises(InvalidTransaction, match=rf"\(byte {len(bom) + len(body()) - 1}\)"):
+        codec.decode_transaction(bom + body()[:-1] + b"!")
 
 
 @given(st.binary(max_size=200))
