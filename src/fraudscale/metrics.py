@@ -58,7 +58,7 @@ MODEL_ERRORS = Metric(
 FAILED_PREDICTIONS = Metric(
     "ml_model_failed_predictions_total",
     "counter",
-    "Valid transactions that got no score, because the model failed on them.",
+    "Valid transactions that got no score: the model failed on them, there was none, or too much waited (503).",
 )
 UNKNOWN_CATEGORIES = Metric(
     "ml_model_unknown_categories_total",
@@ -103,9 +103,14 @@ HTTP_DURATION = Metric(
     ("method", "endpoint"),
     HTTP_SECONDS,
 )
-HTTP_IN_PROGRESS = Metric("http_requests_in_progress", "gauge", "HTTP requests that are being answered.")
+HTTP_IN_PROGRESS = Metric(
+    "http_requests_in_progress", "gauge", "HTTP requests that are being answered, but for probes and scrapes."
+)
 HTTP_ERRORS = Metric(
-    "http_errors_total", "counter", "HTTP answers with an error status, 4xx or 5xx.", ("status_class",)
+    "http_errors_total",
+    "counter",
+    "HTTP answers with an error status, 4xx or 5xx; a readiness probe that is told no is none.",
+    ("status_class",),
 )
 
 QUEUE_LENGTH = Metric(
@@ -355,5 +360,11 @@ def process_registry(*collectors: Collector) -> CollectorRegistry:
 
 def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """Render all metrics in the best format that the `Accept` header names: body and content type."""
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except (
+        TypeError,
+        ValueError,
+    ):  # a version with a part that is no number, which the library compares with one
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type

@@ -115,6 +115,13 @@ def test_the_exposition_speaks_the_format_that_was_asked_for(accept):
     assert body.endswith(b"# EOF\n") == bool(accept)
 
 
+@pytest.mark.parametrize("version", ["1.x", "x", "1..0", ".", "9" * 5000, '"1.0.0"', "²", "-", "1.0.0\xa0x"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+def test_a_version_that_is_none_is_as_if_nothing_was_asked_for(kind, version):
+    registry = collected(HttpMetrics())
+    assert metrics.exposition(registry, f"{kind};version={version}") == metrics.exposition(registry, "")
+
+
 def test_the_process_reports_its_memory_and_cpu():
     body, _ = metrics.exposition(metrics.replica_registry(100), "")
     values = {f.name: f.samples[0].value for f in text_string_to_metric_families(body.decode()) if f.samples}

@@ -30,7 +30,9 @@ _UNTEMPLATED: Final = frozenset(
     {"/docs", "/docs/oauth2-redirect", "/openapi.json", "/predict", "/predict/batch", "/model"}
 )
 UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
-"""Balancers and Prometheus ask these; a flood must not make a healthy replica look dead."""
+"""Balancers and Prometheus ask these; a flood must not make a healthy replica look dead, nor they a calm one busy."""
+_NOT_READY: Final = ("/readyz", 503)
+"""An answer, and no error."""
 LOG_SECONDS: Final = 10.0
 """A flood of refused requests is logged once in so many seconds, with their number."""
 
@@ -69,17 +71,18 @@ class HttpEndpoint:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = perf_counter()
+        started, path = perf_counter(), scope["path"]
+        if path in UNLIMITED:
+            await self._delegate(scope, receive, send, started, None)
+            return
         self._in_progress.value += 1
         try:
-            path, trace = scope["path"], None
             # Before the body is read: a refusal must cost less than an answer.
-            if path not in UNLIMITED:
-                client = self._clients.limited(peer_of(scope), scope["headers"])
-                if client is not None and (wait := self._buckets.take(client, started)):
-                    await self._refuse(scope, client, wait, send, started)
-                    return
-                trace = self._tracer.of_request(scope["headers"], started)
+            client = self._clients.limited(peer_of(scope), scope["headers"])
+            if client is not None and (wait := self._buckets.take(client, started)):
+                await self._refuse(scope, client, wait, send, started)
+                return
+            trace = self._tracer.of_request(scope["headers"], started)
             if path == "/predict" and scope["method"] == "POST":
                 await self._predict(scope, receive, send, started, trace)
             else:
@@ -145,8 +148,11 @@ class HttpEndpoint:
     async def _delegate(
         self, scope: Scope, receive: Receive, send: Send, started: float, trace: Trace | None
     ) -> None:
-        status = 0
+        status, method = 0, scope["method"]
         scope["trace"] = trace
+        if method == "HEAD":
+            # A copy: the server below must still know that the answer has no body.
+            scope = {**scope, "method": "GET"}
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -165,7 +171,7 @@ class HttpEndpoint:
             if not status:
                 await send_problem(problem_of(error), watch)
         if status:
-            self._count(scope["method"], status, _endpoint(scope), started, trace)
+            self._count(method, status, _endpoint(scope), started, trace)
 
     def _count(
         self, method: str, status: int, endpoint: str, started: float, trace: Trace | None = None
@@ -175,7 +181,7 @@ class HttpEndpoint:
         self._http.requests.labels(method, str(status), endpoint).value += 1
         if status != HTTPStatus.TOO_MANY_REQUESTS:  # a flood of refusals would hide how slow the answers are
             seconds.observe(ended - started)
-        if status >= 400:
+        if status >= 400 and (endpoint, status) != _NOT_READY:
             self._http.errors.labels("4xx" if status < 500 else "5xx").value += 1
         if trace is not None and trace.sampled:
             self._end(trace, seconds, method, status, endpoint, (started, ended), {})

@@ -20,6 +20,7 @@ class MicroBatcher:
     def __init__(self, scorer: Scorer, metrics: ModelMetrics, max_in_flight: int) -> None:
         self._scorer = scorer
         self._active = metrics.active.labels()
+        self._failed = metrics.failed.labels()
         self._max = max_in_flight
         self._batches = 0
         self._turn = asyncio.Lock()
@@ -37,7 +38,7 @@ class MicroBatcher:
             Overloaded: as many requests as allowed wait already.
         """
         loop = asyncio.get_running_loop()
-        self._check_room()
+        self._check_room(1)
         if not self._futures:
             loop.call_soon(self._score)
         future: asyncio.Future[Prediction] = loop.create_future()
@@ -57,7 +58,7 @@ class MicroBatcher:
         Raises:
             Overloaded: as many requests as allowed wait already.
         """
-        self._check_room()
+        self._check_room(len(transactions))
         self._batches += 1
         self._active.value += len(transactions)
         try:
@@ -73,8 +74,9 @@ class MicroBatcher:
             self._batches -= 1
             self._active.value -= len(transactions)
 
-    def _check_room(self) -> None:
+    def _check_room(self, many: int) -> None:
         if len(self._futures) + self._batches >= self._max:
+            self._failed.value += many
             raise Overloaded(1, f"{self._max} requests wait for the model already (MAX_IN_FLIGHT)")
 
     def _score(self) -> None:

@@ -28,10 +28,10 @@ def answers(port):
     server = OpsServer(MetricsSettings(metrics_port=port), registry, lambda: reasons[0])
     server.start()
 
-    def ask(method, path, not_ready=None):
+    def ask(method, path, not_ready=None, **headers):
         reasons[0] = not_ready
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request(method, path)
+        connection.request(method, path, headers=headers)
         answer = connection.getresponse()
         result = answer.status, answer.headers, answer.read()
         connection.close()
@@ -50,6 +50,18 @@ def test_shows_the_metrics(answers):
 
 def test_a_query_string_does_not_hide_the_metrics(answers):
     assert answers("GET", "/metrics?x=1")[0] == 200
+
+
+@pytest.mark.parametrize("accept", ["text/plain;version=1.x", "application/openmetrics-text;version=²"])
+def test_a_strange_wish_for_a_format_gets_the_usual_one(answers, accept):
+    status, headers, _ = answers("GET", "/metrics", accept=accept)
+    assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/livez", "/readyz"])
+def test_head_is_answered_as_get(answers, path):
+    status, headers, body = answers("HEAD", path)
+    assert (status, headers["Content-Type"], body) == (200, answers("GET", path)[1]["Content-Type"], b"")
 
 
 def test_is_alive_whether_ready_or_not(answers):

@@ -90,7 +90,8 @@ def test_waiting_requests_are_bounded_a_batch_counting_as_one(micro_batcher):
         with pytest.raises(Overloaded, match="MAX_IN_FLIGHT"):
             made.submit("fourth", 0.0)
         with pytest.raises(Overloaded, match="MAX_IN_FLIGHT"):
-            await made.score_batch([1], 0.0)
+            await made.score_batch([1, 2], 0.0)
+        assert made._failed.value == 3, "valid transactions that get no score"
         await asyncio.gather(*batches, single)
 
     asyncio.run(run())
