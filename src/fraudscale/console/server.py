@@ -110,6 +110,8 @@ async def _read_form(request: Request) -> bytes:
     form = await request.body(FORM_BYTES)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise Rejected(415, f"a form is {FORM}")
+    if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+        raise Rejected(415, f"a form is sent as it is, not in {encoding}", {"Accept-Encoding": "identity"})
     return form
 
 

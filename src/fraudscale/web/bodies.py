@@ -42,7 +42,7 @@ class Bodies:
         """Read the whole body of a request that must be JSON.
 
         Raises:
-            UnsupportedMediaType: a content type other than JSON (none at all is taken for JSON).
+            UnsupportedMediaType: a content type other than JSON (none at all is taken for JSON), or a body that is compressed.
             BodyTooLarge: longer than `max_body_bytes`.
             BodyTimeout: not all of it within `body_timeout_seconds`.
             RateExceeded, Overloaded: it is slow, and as many of the client's, or of all, are already.
@@ -51,6 +51,8 @@ class Bodies:
         for name, value in scope["headers"]:
             if name == b"content-type" and value != b"application/json":
                 _check_media_type(value)
+            elif name == b"content-encoding":
+                _check_encoding(value)
         # Nearly always the body is here already, and timers for each request would cost a tenth of its time. So the
         # coroutine is run by hand up to its first wait, and only a body that has to be waited for gets timers.
         arriving = read_body(receive, self._settings.max_body_bytes).__await__()
@@ -160,4 +162,11 @@ def _check_media_type(value: bytes) -> None:
     if media_type != b"application/json":
         raise UnsupportedMediaType(
             f"the body has the type {media_type.decode('latin-1')!r}; send application/json"
+        )
+
+
+def _check_encoding(value: bytes) -> None:
+    if value.strip().lower() not in {b"", b"identity"}:
+        raise UnsupportedMediaType(
+            f"the body has the encoding {value.decode('latin-1')!r}; send it as it is, without Content-Encoding"
         )

@@ -54,7 +54,7 @@ class BodyTimeout(Refused):
 
 
 class UnsupportedMediaType(Refused):
-    """The request body is not declared as JSON."""
+    """The request body is not declared as plain JSON."""
 
 
 class _Answer(NamedTuple):
@@ -71,7 +71,7 @@ _CLOSE: Final = {"connection": "close"}
 _ANSWERS: Final[Mapping[type[BaseException], _Answer]] = {
     BodyTimeout: _Answer(408, headers=_CLOSE),
     BodyTooLarge: _Answer(413, headers=_CLOSE),
-    UnsupportedMediaType: _Answer(415),
+    UnsupportedMediaType: _Answer(415, headers={"accept": "application/json", "accept-encoding": "identity"}),
     InvalidTransaction: _Answer(422),
     RateExceeded: _Answer(429),
     PredictionFailed: _Answer(500, "the model failed on this transaction; the log of the replica says why"),

@@ -143,6 +143,12 @@ def test_nothing_else_reaches_prometheus(console, recorder, method, path):
     assert recorder.asked == []
 
 
+def test_a_form_in_an_encoding_is_refused(console, recorder):
+    status, headers, _ = console("POST", "/api/v1/query", "query=up", Content_Encoding="gzip", **FORM)
+    assert (status, headers["Accept-Encoding"], recorder.asked) == (415, "identity", [])
+    assert console("POST", "/api/v1/query", "query=up", Content_Encoding="identity", **FORM)[0] == 200
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_other_methods_are_refused(console, recorder, method):
     assert console(method, "/api/v1/query?query=up")[0] == 405

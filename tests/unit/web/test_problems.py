@@ -22,7 +22,11 @@ from fraudscale.web.problems import (
         (InvalidTransaction("hour", "The field is required"), 422, {}),
         (BodyTooLarge("too large"), 413, {"connection": "close"}),
         (BodyTimeout("too slow"), 408, {"connection": "close"}),
-        (UnsupportedMediaType("not JSON"), 415, {}),
+        (
+            UnsupportedMediaType("not JSON"),
+            415,
+            {"accept": "application/json", "accept-encoding": "identity"},
+        ),
         (NoModel("no model"), 503, {"retry-after": "3"}),
         (Overloaded(2, "busy"), 503, {"retry-after": "2"}),
         (PredictionFailed("secret detail"), 500, {}),
