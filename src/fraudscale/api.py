@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CollectorRegistry
 from starlette.exceptions import HTTPException
 
@@ -43,7 +44,15 @@ def create_api(
     wanted: Callable[[], WantedVersion | None] = lambda: None,
 ) -> FastAPI:
     """Make the application of one replica."""
-    app = FastAPI(title="fraudscale", version=__version__, description="Fraud scores for card transactions.")
+    # FastAPI's own page of /docs loads its script from a CDN.
+    app = FastAPIOffline(
+        redoc_url=None,
+        static_url="/docs/static",
+        title="fraudscale",
+        version=__version__,
+        description="Fraud scores for card transactions.",
+        redirect_slashes=False,  # it would lead to the host that the client names
+    )
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _answer_errors(app, model_metrics)
     _add_scoring(app, micro_batcher, bodies)
@@ -140,12 +149,14 @@ async def _answer_error(_: Request, error: Exception) -> Response:
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  registered for this class only
-    allow = error.headers or {}
+    headers, path = dict(error.headers or {}), request.scope["path"]
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
     detail = {
-        404: f"there is nothing at {request.url.path}; see /docs",
-        405: f"{request.url.path} takes {allow.get('Allow', 'other methods')}, not {request.method}",
+        404: f"there is nothing at {path}; see /docs",
+        405: f"{path} takes {headers.get('Allow', 'other methods')}, not {request.method}",
     }.get(error.status_code, str(error.detail))
-    return await _answer_error(request, Problem(error.status_code, detail, headers=allow))
+    return await _answer_error(request, Problem(error.status_code, detail, headers=headers))
 
 
 def _operation(body: type, answer: type) -> dict[str, Any]:

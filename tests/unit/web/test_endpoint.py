@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import gzip
 import json
 import random
+import re
 
 import pytest
 
@@ -143,6 +145,20 @@ def test_what_is_not_json_gets_415(endpoint, path):
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+@pytest.mark.parametrize("encoding", ["gzip", "BR", "identity, zstd", "x"])
+def test_a_body_in_an_encoding_gets_415_whatever_is_in_it(endpoint, path, encoding):
+    for body in (GOOD, gzip.compress(b"{}")):
+        status, headers, problem = ask(endpoint, "POST", path, body, JSON | {"content-encoding": encoding})
+        assert (status, headers["accept-encoding"]) == (415, "identity")
+        assert encoding in problem["detail"]
+
+
+@pytest.mark.parametrize("encoding", ["identity", "Identity ", ""])
+def test_a_body_that_is_said_to_be_as_it_is_is_read(endpoint, encoding):
+    assert ask(endpoint, "POST", "/predict", GOOD, JSON | {"content-encoding": encoding})[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
 def test_a_body_that_does_not_come_gets_408(ready, path):
     status, headers, problem = ask(ready(body_timeout_seconds=0.02), "POST", path, None)
     assert (status, headers["connection"]) == (408, "close")
@@ -197,6 +213,7 @@ def test_when_too_much_waits_the_next_gets_503(ready):
     assert (first, second, headers["retry-after"]) == (200, 503, "1")
     assert "MAX_IN_FLIGHT" in problem["detail"]
     assert composed.value("http_errors_total", status_class="5xx") == 1
+    assert composed.value("ml_model_failed_predictions_total") == 1, "a valid transaction got no score"
 
 
 @pytest.mark.parametrize(("path", "body"), [("/predict", GOOD), ("/predict/batch", {"transactions": [GOOD]})])
@@ -225,6 +242,8 @@ def test_without_a_model_the_replica_is_alive_and_not_ready():
         status, headers, problem = ask(composed, method, path, body)
         assert (status, problem["status"], headers["retry-after"]) == (503, 503, "3"), path
     assert composed.logged == []
+    assert composed.value("http_errors_total", status_class="5xx") == 3, "a probe that is told no is no error"
+    assert requests(composed, "GET", 503, "/readyz") == 1
 
 
 def test_a_draining_replica_says_so_and_still_scores(endpoint):
@@ -254,12 +273,42 @@ def test_the_bodies_are_documented_from_the_one_definition(endpoint):
     assert requests(endpoint, "GET", 200, "/docs") == 1
 
 
+def test_the_page_of_docs_loads_only_what_is_served_here(endpoint):
+    page = ask(endpoint, "GET", "/docs")[2].decode()
+    loaded = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
+    assert len(loaded) == 3
+    for path in loaded:
+        assert path.startswith("/docs/static/")
+        assert ask(endpoint, "GET", path)[0] == 200, path
+    assert "//" not in page.replace("//#", ""), "no address of another host"
+    assert ask(endpoint, "GET", "/redoc")[0] == 404
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
 def test_other_methods_get_405_with_what_is_allowed(endpoint, method):
     status, headers, problem = ask(endpoint, method, "/predict")
     assert (status, headers["allow"]) == (405, "POST")
-    assert problem["detail"] == f"/predict takes POST, not {method}"
+    assert "/predict takes POST, not " in problem["detail"]
     assert requests(endpoint, method, 405, "/predict") == 1
+    assert ask(endpoint, "POST", "/model")[1]["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/model", "/docs", "/openapi.json"])
+def test_head_is_answered_as_get_and_counted_as_itself(endpoint, path):
+    status, headers, _ = ask(endpoint, "HEAD", path)
+    assert status == 200
+    assert headers["content-type"] == ask(endpoint, "GET", path)[1]["content-type"]
+    assert requests(endpoint, "HEAD", 200, path) == requests(endpoint, "GET", 200, path) == 1
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch", "/livez", "/model", "/docs"])
+@pytest.mark.parametrize("host", ["evil.example", "[::1", "a/b@c:x"])
+def test_a_slash_at_the_end_leads_nowhere(endpoint, path, host):
+    """A redirect would lead to the host that the client names."""
+    for method in ("GET", "POST"):
+        status, headers, problem = ask(endpoint, method, f"{path}/", GOOD, JSON | {"host": host})
+        assert (status, "location" in headers) == (404, False)
+        assert problem["detail"] == f"there is nothing at {path}/; see /docs"
 
 
 def test_methods_and_paths_of_a_client_make_no_series(endpoint):
@@ -273,7 +322,7 @@ def test_methods_and_paths_of_a_client_make_no_series(endpoint):
 def test_metrics_come_in_the_format_that_is_asked_for(endpoint):
     status, headers, body = ask(endpoint, "GET", "/metrics")
     assert (status, headers["content-type"].partition(";")[0]) == (200, "text/plain")
-    assert b"http_requests_in_progress 1.0" in body, "the scrape itself"
+    assert b"http_requests_in_progress 0.0" in body, "a scrape does not count itself"
     _, headers, body = ask(endpoint, "GET", "/metrics", headers=OPEN_METRICS)
     assert headers["content-type"].startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
