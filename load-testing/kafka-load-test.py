@@ -37,8 +37,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     given = vars(arguments())
-    folder: Path = LocalSettings.read().fraudscale_home / "load"
-    folder.mkdir(parents=True, exist_ok=True)
+    with cli.errors_in_one_line():
+        folder: Path = LocalSettings.read().fraudscale_home / "load"
+        folder.mkdir(parents=True, exist_ok=True)
     given["picture"] = given["picture"] or str(folder / f"{NAME}.png")
     given["save"] = given["save"] or str(folder / f"{NAME}.json")
     flags = [f"--{name}" for name, value in given.items() if value is True]

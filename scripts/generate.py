@@ -34,6 +34,7 @@ def settings_page() -> str:
             "Settings come from three sources: the environment, `.env.local` (yours, ignored by Git) and `.env` (defaults, no secret).",
             "The first source that has a setting wins.",
             "A value that is not allowed stops the program at start, with a message that names the setting and what it may be.",
+            "A relative path begins at the checkout around the working folder, or else at the working folder; `~` is the user's own folder.",
             *[line for group in SETTINGS for line in _settings_table(group)],
             "",
         ]

@@ -1,14 +1,21 @@
 """The program `fraudscale`: a sub-command reads its settings and calls one function."""
 
+import errno
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Final, NamedTuple
 
 import typer
+from pydantic import ValidationError
 
-from fraudscale.cli_tasks import AsJson, Failed, local_settings, tasks
+from fraudscale.cli_tasks import AsJson, Failed, http_address, local_settings, number, tasks
 from fraudscale.config import (
+    SETTINGS,
     AlertSettings,
     CentralLogSettings,
     ConsoleSettings,
@@ -19,12 +26,14 @@ from fraudscale.config import (
     MetricsSettings,
     ModelSettings,
     ReplicaSettings,
+    SettingsError,
     TracingSettings,
+    is_utf8,
 )
-from fraudscale.errors import FraudscaleError
+from fraudscale.errors import FraudscaleError, InputError
+from fraudscale.stopping import interrupts
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -32,7 +41,12 @@ app = typer.Typer(
     help="A fraud-scoring platform. `make up` starts all of it on one machine.",
 )
 
-render = typer.Typer(no_args_is_help=True, help="Print a configuration file, made from the settings.")
+MISPLACED: Final = frozenset(
+    {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+)
+"""What the system answers where the place is wrong, and not the disk full or broken."""
+
+render = typer.Typer(help="Print a configuration file, made from the settings.")
 app.add_typer(render, name="render")
 app.add_typer(tasks)
 
@@ -73,8 +87,7 @@ def stream() -> None:
 @app.command()
 def up(
     time_scale: Annotated[
-        float | None,
-        typer.Option(help="Run time faster by this factor. Default: TIME_SCALE, or 1."),
+        float | None, number("Run time faster by this factor. Default: TIME_SCALE, or 1.", 1, 20)
     ] = None,
 ) -> None:
     """Run the whole platform on this machine until Ctrl-C. `make up` first installs what is missing."""
@@ -105,15 +118,8 @@ def status(as_json: AsJson = False) -> None:
     found = running.examine(LocalSettings.read().fraudscale_home)
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(found)).decode())
-    elif not found.components:
-        print("nothing runs here; `make up` starts the platform")
     else:
-        for c in found.components:
-            print(f"{c.name:16} {c.state:12} {c.address}")
-        for r in found.replicas:
-            print(f"{r.id:16} {r.state:12} {r.address}")
-        print(f"model {found.model.version or '?'} ({found.model.alias or 'no alias'})")
-        print("ready" if found.ready else "not ready")
+        print(running.as_text(found))
     raise typer.Exit(0 if found.ready else 1)
 
 
@@ -131,19 +137,21 @@ def doctor(as_json: AsJson = False) -> None:
 def topics() -> None:
     """Create missing topics; `up` runs it once."""
     from fraudscale.kafka.topics import create_topics
+    from fraudscale.local import running
 
-    created = create_topics(KafkaSettings.read())
+    created = create_topics(running.find(LocalSettings.read()).kafka)
     print(f"created: {', '.join(created) or 'none, all exist'}")
 
 
 @app.command(hidden=True)
 def traffic(
-    url: Annotated[str, typer.Option(help="Address of the entry, such as http://127.0.0.1:8000.")],
+    url: Annotated[str, http_address("Address of the entry, such as http://127.0.0.1:8000.")],
 ) -> None:
     """Send sample transactions over HTTP and Kafka until a signal; `up` runs it."""
+    from fraudscale.local import running
     from fraudscale.local import traffic as sample
 
-    raise typer.Exit(sample.run(url, KafkaSettings.read(), LogSettings.read()))
+    raise typer.Exit(sample.run(url, running.find(LocalSettings.read()).kafka, LogSettings.read()))
 
 
 @app.command()
@@ -228,16 +236,18 @@ def fetch_model(
     version: Annotated[str | None, typer.Option(help="Fetch this version instead of the alias's.")] = None,
 ) -> None:
     """Fetch the registry's model into MODEL_CACHE_DIR, verify it, and print its folder."""
+    from fraudscale.local import running
     from fraudscale.registry import fetch as fetching
 
-    print(fetching.fetch_model(ModelSettings.read(), version))
+    with interrupts():
+        print(fetching.fetch_model(running.find(LocalSettings.read()).model, version))
 
 
 @render.command()
 def rules(
     time_scale: Annotated[
         float | None,
-        typer.Option(help="Divide windows and waiting times by this factor. Default: TIME_SCALE, or 1."),
+        number("Divide windows and waiting times by this factor. Default: TIME_SCALE, or 1.", 1, 20),
     ] = None,
 ) -> None:
     """Print the alert rules as `up` loads them, with their links (RUNBOOK_URL, DASHBOARD_URL) and windows."""
@@ -252,7 +262,7 @@ def rules(
 @render.command()
 def alertmanager(
     time_scale: Annotated[
-        float | None, typer.Option(help="Divide waits and repeats by this factor. Default: TIME_SCALE, or 1.")
+        float | None, number("Divide waits and repeats by this factor. Default: TIME_SCALE, or 1.", 1, 20)
     ] = None,
 ) -> None:
     """Print Alertmanager's configuration (ALERT_WEBHOOK_URL, SMTP_SERVER, ALERT_EMAIL). It contains the secrets."""
@@ -274,15 +284,71 @@ def dashboard() -> None:
 
 
 def main() -> None:
-    """Run the program: exit code 2 for the user's input, 1 for the rest."""
+    """Run the program: exit code 2 for the user's input, 1 for the rest, 130 after Ctrl-C."""
+    with errors_in_one_line():
+        for argument in sys.argv:
+            if not is_utf8(argument):
+                raise InputError(f"{argument!r}: must be UTF-8 text")
+        sys.exit(app(args=sys.argv[1:] or ["--help"], prog_name="fraudscale", standalone_mode=False))
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """End the program with one line and an exit code where a person can mend what is wrong; else the trace is wanted."""
     try:
-        app()
+        yield
+    except typer.TyperException as error:
+        message, code = _of_usage(error), error.exit_code
     except FraudscaleError as error:
-        print(f"fraudscale: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a full disk, a folder that may not be written: the message names the file
-        print(f"fraudscale: {error}", file=sys.stderr)
-        sys.exit(1)
+        message, code = str(error), error.exit_code
+    except OSError as error:
+        message, code = _of_system(error)
+    print(f"fraudscale: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _of_usage(error: typer.TyperException) -> str:
+    """Say what is wrong on the command line: the option, its value, what it may be."""
+    message = error.format_message()
+    if isinstance(error, typer.BadParameter) and error.param and isinstance(error.__cause__, ValidationError):
+        value = error.__cause__.errors()[0]["input"]
+        message = f"{error.param.opts[0]} {value}: {error.message.removeprefix('Value error, ')}"
+    context = getattr(error, "ctx", None)
+    return f"{message}; see `{context.command_path if context else 'fraudscale'} --help`"
+
+
+def _of_system(error: OSError) -> tuple[str, int]:
+    """Say which file can't be used and, where it lies in a place that a setting names, which setting; and the exit code."""
+    # A descriptor has a number and no place.
+    file = os.path.realpath(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+    named = [place for place in _places() if file and Path(file).is_relative_to(place.real)]
+    if not named:
+        return str(error), 1
+    place = max(named, key=lambda one: len(one.real))
+    wrong = error.errno in MISPLACED
+    remedy = "; set it to a place that this user may use" if wrong else ""
+    said = f"{place.name}={place.value!r}: {file}: {error.strerror}{remedy}"
+    return said, InputError.exit_code if wrong and place.given else 1
+
+
+class _Place(NamedTuple):
+    """A setting that names a file or folder."""
+
+    name: str
+    value: str
+    real: str
+    given: bool
+    """By somebody; else it is the default."""
+
+
+def _places() -> Iterator[_Place]:
+    for group in SETTINGS:
+        with suppress(SettingsError):  # of a group that this command did not need
+            settings = group.read()
+            for name, value in settings:
+                if isinstance(value, Path):
+                    given = name in settings.model_fields_set
+                    yield _Place(name.upper(), str(value), os.path.realpath(value), given)
 
 
 if __name__ == "__main__":

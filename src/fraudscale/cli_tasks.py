@@ -1,19 +1,21 @@
 """The commands that do one task and end: train, load, replay, rehearse, demo-scaling; and what all commands share."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
 from fraudscale import files
 from fraudscale.config import KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.errors import FraudscaleError, InputError
+from fraudscale.stopping import interrupts
 
 if TYPE_CHECKING:
     from fraudscale.training.data import Progress
@@ -21,6 +23,39 @@ if TYPE_CHECKING:
 tasks = typer.Typer()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+LARGEST: Final = 2**31 - 1
+"""Of a whole number: each library that gets one takes it."""
+
+
+def number(text: str, at_least: float = 0, at_most: float | None = None) -> Any:
+    """Declare an option for a finite number within bounds."""
+    return typer.Option(help=text, min=at_least, max=at_most, callback=_is_number)
+
+
+def file_to_read(text: str) -> Any:
+    """Declare an option for a file that is read."""
+    return typer.Option(help=text, exists=True, dir_okay=False)
+
+
+def http_address(text: str) -> Any:
+    """Declare an option for an address that transactions are sent to."""
+    return typer.Option(help=text, callback=_is_http)
+
+
+def _is_number(value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):  # nan is within any bounds
+        raise typer.BadParameter(f"{value}: must be a finite number")
+    return value
+
+
+def _is_http(url: str | None) -> str | None:
+    from fraudscale.load.run import is_plain_http
+
+    if url is not None and not is_plain_http(url):
+        raise typer.BadParameter(f"{url}: must be http://HOST[:PORT], such as http://127.0.0.1:8000")
+    return url
 
 
 class Failed(FraudscaleError):
@@ -36,12 +71,12 @@ def local_settings(time_scale: float | None) -> LocalSettings:
 def train(
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="CSV or Parquet with the seven fields and `is_fraud`. Without it, transactions are generated."
+        file_to_read(
+            "CSV or Parquet with the seven fields and `is_fraud`. Without it, transactions are generated."
         ),
     ] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Number of generated transactions.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the generator and of the training.")] = 1,
+    rows: Annotated[int | None, number("Number of generated transactions.", 1, 20_000_000)] = None,
+    seed: Annotated[int, number("Seed of the generator and of the training.", 0, LARGEST)] = 1,
     ablation: Annotated[
         bool, typer.Option(help="Also train without each group of features, to measure its worth.")
     ] = False,
@@ -55,12 +90,14 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a model and register it. It becomes the champion if there is none yet, or with --promote."""
+    from fraudscale.local import running
     from fraudscale.training import run
 
+    settings = ModelSettings.read() if output else running.find(LocalSettings.read()).model
     _bring_libgomp()
     request = run.TrainingRequest(data=data, seed=seed, rows=rows or run.ROWS, ablation=ablation)
-    settings, now = ModelSettings.read(), datetime.now(UTC)
-    with _progress() as progress:
+    now = datetime.now(UTC)
+    with interrupts(), _progress() as progress:
         if output:
             made = run.make(output, request, now=now, progress=progress)
             figures = made.manifest.metrics, made.manifest.threshold
@@ -87,27 +124,27 @@ def train(
 @tasks.command()
 def load(
     over: Annotated[Literal["http", "kafka"], typer.Option(help="The way in: HTTP or Kafka.")] = "http",
-    rate: Annotated[float | None, typer.Option(help="Transactions per second (100).")] = None,
+    rate: Annotated[float | None, number("Transactions per second (100).", 0.001, 1_000_000)] = None,
     shape: Annotated[
         Literal["constant", "ramp", "spike", "sine", "recorded"] | None,
         typer.Option(help="Course of the rate over the run (constant)."),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length of the run, seconds (60).")] = None,
+    seconds: Annotated[float | None, number("Length of the run, seconds (60).", 0.001, 30 * 86400)] = None,
     even: Annotated[
         bool, typer.Option("--even", help="Send at even intervals instead of a Poisson process.")
     ] = False,
     replay: Annotated[
         Path | None,
-        typer.Option(help="Send the transactions of this CSV or Parquet file, with its recorded gaps."),
+        file_to_read("Send the transactions of this CSV or Parquet file, with its recorded gaps."),
     ] = None,
-    speed: Annotated[float, typer.Option(help="Factor by which the file is replayed faster.")] = 1.0,
+    speed: Annotated[float, number("Factor by which the file is replayed faster.", 0.001, 1_000_000)] = 1.0,
     url: Annotated[
-        str | None, typer.Option(help="HTTP address. Default: the entry of the running platform.")
+        str | None, http_address("HTTP address. Default: the entry of the running platform.")
     ] = None,
     source: Annotated[str | None, typer.Option(help="Local address to send from, such as 127.0.0.2.")] = None,
-    connections: Annotated[int, typer.Option(help="Most HTTP connections.")] = 512,
+    connections: Annotated[int, number("Most HTTP connections.", 1, 100_000)] = 512,
     timeout: Annotated[
-        float, typer.Option(help="Seconds after which a request without an answer has failed.")
+        float, number("Seconds after which a request without an answer has failed.", 0.001, 86400)
     ] = 10.0,
     picture: Annotated[Path | None, typer.Option(help="Draw the run to this .png or .svg file.")] = None,
     save: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
@@ -121,10 +158,12 @@ def load(
     from fraudscale.load.over_http import HttpTarget
     from fraudscale.local import running
 
-    platform = running.find(LocalSettings.read().fraudscale_home)
+    platform = running.find(LocalSettings.read())
+    at = url or (platform.entry if over == "http" else "")
+    kafka = platform.kafka if over == "kafka" else KafkaSettings.read()
     test = run.LoadTest(
         over=over,
-        target=HttpTarget(url or platform.entry, source, connections, timeout),
+        target=HttpTarget(at, source, connections, timeout),
         rate=rate,
         shape=Shape(shape) if shape else None,
         seconds=seconds,
@@ -134,7 +173,7 @@ def load(
         picture=picture,
         saved=save,
     )
-    raise typer.Exit(run.run(test, platform.kafka, platform.prometheus, as_json=as_json))
+    raise typer.Exit(run.run(test, kafka, platform.prometheus, as_json=as_json))
 
 
 @tasks.command()
@@ -149,15 +188,14 @@ def replay(
         ),
     ] = None,
     until: Annotated[
-        str | None,
-        typer.Option(help="Only those dead-lettered before; written as --since."),
+        str | None, typer.Option(help="Only those dead-lettered before; written as --since.")
     ] = None,
     ids: Annotated[
         list[str] | None,
         typer.Option("--id", help="Only those with this key, a transaction id. May be repeated."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most dead letters to send.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Most records per second.")] = None,
+    limit: Annotated[int | None, number("Most dead letters to send.", 1, LARGEST)] = None,
+    rate: Annotated[float | None, number("Most records per second.", 0.001)] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Also those that were sent back before and failed again.")
     ] = False,
@@ -173,8 +211,9 @@ def replay(
     """Send dead letters back to the topic that they came from."""
     from fraudscale.kafka import replay as dead_letters
     from fraudscale.kafka.client import BrokerUnavailable, NotDelivered
+    from fraudscale.local import running
 
-    settings = KafkaSettings.read()
+    settings = running.find(LocalSettings.read()).kafka
     result = dead_letters.ReplayResult(settings.dead_letter_topic, dry_run)
     try:
         choice = dead_letters.ReplayFilter(
@@ -185,7 +224,7 @@ def replay(
             again,
             limit,
         )
-        with _progress() as progress:
+        with interrupts(), _progress() as progress:
             dead_letters.run(
                 settings,
                 choice,
@@ -201,35 +240,28 @@ def replay(
 
 
 # Options of a rehearsal: what it has to know of the cluster and of requests.
-CpuRequest = Annotated[float | None, typer.Option(help="CPU request of a pod, milli-cores.")]
-MemoryRequest = Annotated[float | None, typer.Option(help="Memory request of a pod, MiB.")]
+CpuRequest = Annotated[float | None, number("CPU request of a pod, milli-cores.", 0.001)]
+MemoryRequest = Annotated[float | None, number("Memory request of a pod, MiB.", 0.001)]
 PodMemory = Annotated[
     float | None,
-    typer.Option(
-        min=0, help="Memory that a pod uses, MiB, if the load doesn't say. Default: half of its request."
-    ),
+    number("Memory that a pod uses, MiB, if the load doesn't say. Default: half of its request."),
 ]
-InitialReplicas = Annotated[int | None, typer.Option(help="Replicas at the start. Default: minReplicas.")]
+InitialReplicas = Annotated[int | None, number("Replicas at the start. Default: minReplicas.", 0, 100_000)]
 PodReadyAfter = Annotated[
-    float | None, typer.Option(help="Seconds from the creation of a pod until it is ready. Default: 1.")
+    float | None, number("Seconds from the creation of a pod until it is ready. Default: 1.")
 ]
-MetricsDelay = Annotated[float | None, typer.Option(help="Age of the newest sample, seconds. Default: 0.")]
-SyncPeriod = Annotated[
-    float | None, typer.Option(help="Seconds between two syncs of the controller. Default: 15.")
-]
+MetricsDelay = Annotated[float | None, number("Age of the newest sample, seconds. Default: 0.")]
+SyncPeriod = Annotated[float | None, number("Seconds between two syncs of the controller. Default: 15.", 0.1)]
 RequestCost = Annotated[
-    float | None,
-    typer.Option(min=0.001, help="CPU time of one request, for the latency estimate. Default: 1."),
+    float | None, number("CPU time of one request, for the latency estimate. Default: 1.", 0.001)
 ]
 PodCpu = Annotated[
     float | None,
-    typer.Option(min=1, help="CPU that a pod can use at most, milli-cores. Default: a core, or its request."),
+    number("CPU that a pod can use at most, milli-cores. Default: a core, or its request.", 1),
 ]
 SuggestLimit = Annotated[
     float | None,
-    typer.Option(
-        min=0.001, help="Search the behaviour with the fewest pod-hours and a p95 under this many ms."
-    ),
+    number("Search the behaviour with the fewest pod-hours and a p95 under this many ms.", 0.001),
 ]
 
 
@@ -241,8 +273,8 @@ StrictMetrics = Annotated[
 
 @tasks.command()
 def rehearse(
-    hpa: Annotated[list[Path], typer.Option(help="HPA manifest. May be repeated, to compare several.")],
-    trace: Annotated[Path | None, typer.Option(help="Load trace: JSON, or CSV with a header.")] = None,
+    hpa: Annotated[list[Path], file_to_read("HPA manifest. May be repeated, to compare several.")],
+    trace: Annotated[Path | None, file_to_read("Load trace: JSON, or CSV with a header.")] = None,
     shape: Annotated[
         str | None,
         typer.Option(help="Drawn load in milli-cores, such as week:600-2600 or spike:1000-2200:30m."),
@@ -306,10 +338,10 @@ def rehearse(
 def demo_scaling(
     time_scale: Annotated[
         float | None,
-        typer.Option(help="Run the autoscaler's time faster by this factor. Default: TIME_SCALE, or 1."),
+        number("Run the autoscaler's time faster by this factor. Default: TIME_SCALE, or 1.", 1, 20),
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(min=1, help="Records per second that drive the platform up (4,000).")
+        float | None, number("Records per second that drive the platform up (4,000).", 1, 1_000_000)
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Draw to this .png, .svg or .pdf file. Default: run/demo-scaling.png.")

@@ -1,15 +1,18 @@
 """Settings: frozen, one class per group, read once at the edge of a process and passed by constructor.
 
 Sources, the later overriding the earlier: `.env` (in Git: defaults, no secret), `.env.local` (ignored by Git), the
-environment. Names in the environment are the field names in capitals.
+environment. Names in the environment are the field names in capitals. A relative path begins at the checkout.
 """
 
+import errno
+import os
 import re
+from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -17,9 +20,36 @@ from fraudscale.errors import InputError
 
 Network = IPv4Network | IPv6Network
 
+FILES: Final = (".env", ".env.local")
+"""The later one wins."""
+_MARK: Final = "src/fraudscale/config.py"
+"""What only a checkout has."""
+
 
 class SettingsError(InputError):
     """A setting has a value that it may not have; the message names it and says what it may be."""
+
+
+def checkout() -> Path:
+    """Find where `.env` lies and relative paths of settings begin: the checkout around the working folder.
+
+    Elsewhere, as in a container, it is the working folder itself, which is always given as `.`.
+
+    Raises:
+        SettingsError: the working folder was removed.
+    """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError as error:
+        raise SettingsError("the folder that you are in was removed; go to another one") from error
+    around = (folder for folder in (here, *here.parents) if os.access(folder / _MARK, os.F_OK))
+    found = next(around, here)
+    return Path() if found == here else found
+
+
+def is_utf8(text: str) -> bool:
+    """Tell whether an argument, or a value of the environment, was text; Python lets all other bytes pass in disguise."""
+    return text.encode(errors="replace").decode() == text
 
 
 def networks(text: str) -> tuple[Network, ...]:
@@ -97,6 +127,30 @@ def _secret_pairs(value: SecretStr) -> SecretStr:
     return value
 
 
+def _place(value: Path) -> Path:
+    """Let a relative path mean the same in every folder of the checkout, and `~` the user's own folder."""
+    if not str(value).isprintable():
+        raise ValueError("must be one line of printable characters, since configuration files name it")
+    try:
+        placed = checkout() / value.expanduser()
+    except RuntimeError:  # nobody knows whose folder that is; whoever needs it says so
+        return value
+    try:
+        placed.stat()
+    except OSError as error:
+        if error.errno in {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
+            raise ValueError(f"nothing can be there ({error.strerror}); name another place") from error
+    return placed
+
+
+def _folder(value: Path) -> Path:
+    if os.access(value, os.F_OK) and not value.is_dir():
+        raise ValueError("is a file; name a folder")
+    return value
+
+
+File = Annotated[Path, AfterValidator(_place)]
+Folder = Annotated[Path, AfterValidator(_place), AfterValidator(_folder)]
 Networks = Annotated[str, AfterValidator(_networks)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -111,8 +165,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         frozen=True,
-        env_file=(".env", ".env.local"),
         extra="ignore",
+        allow_inf_nan=False,
         protected_namespaces=(),
         env_ignore_empty=True,
         use_attribute_docstrings=True,
@@ -123,12 +177,34 @@ class Settings(BaseSettings):
         """Read the settings; `overrides` win over every source.
 
         Raises:
-            SettingsError: a value is not allowed.
+            SettingsError: a value is not allowed, or a file of settings can't be read.
         """
+        files = [checkout() / name for name in FILES]
         try:
-            return cls(**overrides)
+            return cls(**{"_env_file": files, **overrides})
         except ValidationError as error:
             raise SettingsError("; ".join(_explain(cls, e) for e in error.errors())) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError("; ".join(_unreadable(files))) from error
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_text(cls, value: object) -> object:
+        """Refuse what no file, socket or log takes: bytes of the environment that are no UTF-8, and NUL."""
+        if isinstance(value, str) and ("\0" in value or not is_utf8(value)):
+            raise ValueError("must be UTF-8 text")
+        return value
+
+
+def _unreadable(files: list[Path]) -> Iterator[str]:
+    """Tell which files of settings can't be read, and why."""
+    for file in filter(Path.exists, files):
+        try:
+            file.read_text(encoding="utf-8")
+        except OSError as error:
+            yield f"{file}: {error.strerror}; let this user read it"
+        except UnicodeDecodeError as error:
+            yield f"{file}: byte {error.start} is not UTF-8; save it as UTF-8"
 
 
 def _explain(cls: type[BaseSettings], error: ErrorDetails) -> str:
@@ -145,7 +221,7 @@ class ReplicaSettings(Settings):
 
     replica_id: str = Field("local", min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the replica in answers, logs and the Kafka producer's transactional id: the slot on one machine, the pod in a cluster."""
-    cpu_request_millicores: int = Field(100, ge=1)
+    cpu_request_millicores: int = Field(100, ge=1, le=1_000_000)
     """CPU request of the container, in thousandths of a core. `ml_model_cpu_usage` is a percentage of it."""
     drain_seconds: float = Field(0, ge=0, le=300)
     """Seconds in which a stopping replica says "not ready" and still answers, so that balancers stop sending to it. 0: no drain."""
@@ -204,7 +280,7 @@ class ModelSettings(Settings):
     """Password for MLFLOW_TRACKING_USERNAME."""
     mlflow_tracking_token: SecretStr | None = None
     """Token for a registry with authentication, instead of user name and password."""
-    model_cache_dir: Path = Path(".fraudscale/models")
+    model_cache_dir: Folder = Path(".fraudscale/models")
     """Folder of verified copies, named by their digest. A replica starts from them when MLflow is down."""
     model_poll_seconds: float = Field(3, ge=0.1, le=3600)
     """Seconds between two questions to the registry which version the alias points to."""
@@ -312,11 +388,11 @@ class TracingSettings(Settings):
 class LocalSettings(Settings):
     """The platform on one machine."""
 
-    fraudscale_home: Path = Path(".fraudscale")
+    fraudscale_home: Folder = Path(".fraudscale")
     """Folder for data, logs and state of a running platform."""
     fraudscale_port_base: Annotated[int, Field(ge=1024, le=32000)] | None = None
     """First port of a block of 40 that holds all ports. Unset, each component has its usual port."""
-    fraudscale_cache: Path = Path("~/.cache/fraudscale")
+    fraudscale_cache: Folder = Path("~/.cache/fraudscale")
     """Folder for downloads, shared by all clones."""
     maven_repository: HttpUrl = "https://repo.maven.apache.org/maven2"
     """Source of Kafka's jars. A mirror will do: the sha256 of every file is checked."""
@@ -330,9 +406,9 @@ class LocalSettings(Settings):
     """`opensearch`: `make up` starts an OpenSearch and ships the log lines of all components to it. `none`: they stay in files."""
     opensearch_endpoint: HttpUrl | None = None
     """Address of an OpenSearch or Elasticsearch of yours for the log lines, instead of one that `make up` starts."""
-    hpa_manifest: Path = Path("argocd/manifests/hpa.yaml")
+    hpa_manifest: File = Path("argocd/manifests/hpa.yaml")
     """Manifest of the HPA that the autoscaler of `make up` follows."""
-    deployment_manifest: Path = Path("argocd/manifests/deployment.yaml")
+    deployment_manifest: File = Path("argocd/manifests/deployment.yaml")
     """Manifest with the CPU and memory that a replica requests. Utilisation is a percentage of it."""
     time_scale: float = Field(1, ge=1, le=20)
     """Factor by which time runs faster: windows, periods and syncs of the autoscaler, windows of alerts, and scrape intervals are divided by it."""
@@ -345,11 +421,11 @@ class LocalSettings(Settings):
 class CentralLogSettings(Settings):
     """Central logs: how lines are shipped, and how long they stay."""
 
-    log_templates: Path = Path("logging/elasticsearch")
+    log_templates: Folder = Path("logging/elasticsearch")
     """Folder of the index templates. They are installed before the first line is sent."""
     log_keep_days: Annotated[int, Field(ge=0, le=365)] | None = None
     """Days after which an index of log lines is deleted. 0: never. Unset: 3 in the store that `make up` starts, never in one of yours."""
-    log_keep_bytes: int = Field(4 * 1024**3, ge=64 * 1024**2)
+    log_keep_bytes: int = Field(4 * 1024**3, ge=64 * 1024**2, le=2**63 - 1)
     """Largest size of all indices of log lines together, bytes. Above it the oldest index is deleted, even today's. Has no effect where `LOG_KEEP_DAYS` is 0."""
     opensearch_username: str | None = None
     """User name for a store with authentication; needs the password too."""
@@ -366,7 +442,7 @@ class CentralLogSettings(Settings):
 class AlertSettings(Settings):
     """Alerts: what they say, and where they go."""
 
-    alert_rules: Path = Path("monitoring/alerts/ml-alerts.yaml")
+    alert_rules: File = Path("monitoring/alerts/ml-alerts.yaml")
     """File of the alert rules that `make up` loads."""
     runbook_url: HttpUrl | None = None
     """Address under which docs/runbooks is published. Unset, alerts link to the files of this checkout."""
@@ -402,7 +478,7 @@ class ConsoleSettings(Settings):
 
     console_port: Port = 8080
     """Port to listen on; the address is 127.0.0.1."""
-    dashboard_file: Path = Path("monitoring/dashboards/ml-model-dashboard.json")
+    dashboard_file: File = Path("monitoring/dashboards/ml-model-dashboard.json")
     """Dashboard to draw, as Grafana exports it. `make up` uses the one with the links of this machine."""
 
 

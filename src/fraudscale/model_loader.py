@@ -7,6 +7,7 @@ it is built and handed to the scorer.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from threading import Event, Thread
 from typing import Final, NamedTuple, NoReturn, Protocol
 
@@ -95,7 +96,7 @@ class ModelLoader:
         log: Logger,
         *,
         locate: Locate,
-        fetch: Fetch = fetch_in_child,
+        fetch: Fetch,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.wanted: WantedVersion | None = None
@@ -326,4 +327,5 @@ def default_loader(
     settings: ModelSettings, metrics: ModelMetrics, install: Callable[[Model], None], log: Logger
 ) -> ModelLoader:
     """The loader of a serving process: asks MLflow's REST API, fetches in a child process."""
-    return ModelLoader(settings, metrics, install, log, locate=Locator(settings).locate)
+    fetch = partial(fetch_in_child, settings)
+    return ModelLoader(settings, metrics, install, log, locate=Locator(settings).locate, fetch=fetch)

@@ -6,13 +6,32 @@ a queue that is made for it, and a thread does the rest.
 """
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Event, Thread
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """While in force, what asks for a stop raises KeyboardInterrupt, for work that has to clean up and no loop to ask in.
+
+    A signal that was ignored before, as SIGHUP is under `nohup`, stays ignored.
+    """
+    asks = (*SIGNALS, signal.SIGHUP)
+    before = {which: signal.getsignal(which) for which in asks}
+    taken = [which for which, handler in before.items() if handler is not signal.SIG_IGN]
+    for which in taken:
+        signal.signal(which, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for which in taken:
+            signal.signal(which, before[which])
 
 
 class StopSignals:

@@ -302,5 +302,9 @@ def test_a_stopped_platform_leaves_nothing_and_starts_again_from_what_it_knows(f
     platform.process.wait()
     platform.process = None
     assert platform.processes()
+    left = platform.fraudscale("status")
+    assert (left.returncode, "kafka            orphan" in left.stdout) == (1, True)
+    assert "`fraudscale down` stops them" in left.stdout
+    assert platform.fraudscale("topics").stdout == "created: none, all exist\n", "what lives is still found"
     assert platform.fraudscale("down").returncode == 0
     assert platform.processes() == []

@@ -25,8 +25,9 @@ from fraudscale.local.supervisor.state import ComponentStatus, ModelInUse, Repli
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Nothing of this machine's platform is looked at."""
+    """Nothing of this machine's platform is looked at; a command that looks for one takes the usual table of ports."""
     monkeypatch.setenv("FRAUDSCALE_HOME", str(tmp_path))
+    monkeypatch.setenv("FRAUDSCALE_PORT_BASE", "21000")
     return tmp_path
 
 
@@ -120,6 +121,7 @@ def test_status_lists_components_replicas_and_the_model(run, called, ready):
         [ComponentStatus("haproxy", "ready", "127.0.0.1:8000", 1)],
         [Replica("replica-0", "starting", 2, 3, "127.0.0.1:8010")],
         ModelInUse("7"),
+        started_at="2026-11-28T10:00:00Z",
     )
     called("fraudscale.local.running.examine", status)
     found = run("status")
@@ -158,6 +160,7 @@ def test_fetch_model_prints_the_folder(run, called, home):
     calls = called("fraudscale.registry.fetch.fetch_model", home / "models" / "7")
     assert run("fetch-model", "--version", 7).output == f"{home}/models/7\n"
     assert calls[0].args[1] == "7"
+    assert calls[0].args[0].model_cache_dir == home / "models"
 
 
 def test_files_are_rendered_with_the_settings(run, monkeypatch):
@@ -238,13 +241,11 @@ def test_load_goes_to_the_running_platform_or_to_the_address_that_is_given(run, 
     calls = called("fraudscale.load.run.run", 1)
     assert run("load", "--over", "kafka", "--shape", "sine", "--rate", 50).exit_code == 1
     run("load", "--url", "http://10.0.0.1:80", "--connections", 3)
-    ours, theirs = (call.args[0] for call in calls)
-    assert (ours.over, ours.shape, ours.rate, ours.target.url) == (
-        "kafka",
-        "sine",
-        50,
-        "http://127.0.0.1:8000",
-    )
+    run("load")
+    ours, theirs, usual = (call.args[0] for call in calls)
+    assert (ours.over, ours.shape, ours.rate) == ("kafka", "sine", 50)
+    assert calls[0].args[1].kafka_bootstrap_servers == "127.0.0.1:21004"
+    assert (usual.over, usual.target.url) == ("http", "http://127.0.0.1:21000")
     assert (theirs.over, theirs.target.url, theirs.target.connections) == ("http", "http://10.0.0.1:80", 3)
 
 

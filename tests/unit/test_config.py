@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from fraudscale.config import (
@@ -35,6 +37,51 @@ def test_env_local_overrides_env_and_the_environment_both(monkeypatch, tmp_path)
     monkeypatch.setenv("KAFKA_TOPIC", "c")
     settings = KafkaSettings.read()
     assert (settings.kafka_topic, settings.kafka_group, settings.kafka_partitions) == ("c", "b", 24)
+
+
+@pytest.fixture
+def in_checkout(monkeypatch, tmp_path):
+    """A person in a sub-folder of a checkout; yields its root."""
+    for folder in ("src/fraudscale", "docs/how-to"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "src/fraudscale/config.py").touch()
+    monkeypatch.chdir(tmp_path / "docs/how-to")
+    return tmp_path
+
+
+def test_in_every_folder_of_a_checkout_its_files_and_places_are_meant(in_checkout, monkeypatch):
+    (in_checkout / ".env.local").write_text("KAFKA_TOPIC=b\nMODEL_CACHE_DIR=copies\n")
+    (in_checkout / "docs/.env.local").write_text("KAFKA_TOPIC=another\n")
+    monkeypatch.setenv("HPA_MANIFEST", "mine/hpa.yaml")
+    monkeypatch.setenv("ALERT_RULES", "/etc/rules.yaml")
+    assert KafkaSettings.read().kafka_topic == "b"
+    assert ModelSettings.read().model_cache_dir == in_checkout / "copies"
+    local = LocalSettings.read()
+    assert (local.fraudscale_home, local.hpa_manifest) == (
+        in_checkout / ".fraudscale",
+        in_checkout / "mine/hpa.yaml",
+    )
+    assert AlertSettings.read().alert_rules == Path("/etc/rules.yaml")
+
+
+def test_at_its_root_and_outside_of_one_places_stay_as_they_are_written(in_checkout, monkeypatch):
+    for folder in (in_checkout, in_checkout.parent):
+        monkeypatch.chdir(folder)
+        assert LocalSettings.read().fraudscale_home == Path(".fraudscale")
+
+
+def test_a_tilde_is_the_user_s_own_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("FRAUDSCALE_HOME", "~/platform")
+    assert LocalSettings.read().fraudscale_home == Path("/home/me/platform")
+
+
+def test_a_folder_that_was_removed_is_no_place_to_be(monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SettingsError, match="was removed; go to another one"):
+        LocalSettings.read()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_an_error_says_its_message_or_else_its_docstring(error, text):
     ],
 )
 def test_a_command_ends_with_one_line_and_the_error_s_exit_code(monkeypatch, capsys, error, code, line):
-    def app():
+    def app(**_):
         raise error
 
     monkeypatch.setattr(cli, "app", app)
@@ -47,7 +47,7 @@ def test_a_command_ends_with_one_line_and_the_error_s_exit_code(monkeypatch, cap
 
 
 def test_an_error_of_ours_that_nobody_foresaw_keeps_its_trace(monkeypatch):
-    def app():
+    def app(**_):
         raise KeyError("a mistake of the program")
 
     monkeypatch.setattr(cli, "app", app)

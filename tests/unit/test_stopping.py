@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from fraudscale.stopping import StopSignals
+from fraudscale.stopping import StopSignals, interrupts
 
 
 def kill(number):
@@ -85,3 +85,25 @@ def test_a_signal_while_the_event_s_own_lock_is_held_does_not_deadlock():
         [sys.executable, "-c", IN_THE_LOCK], capture_output=True, text=True, timeout=20, check=False
     )
     assert (done.stdout, done.returncode) == ("stopped\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_work_without_a_loop_is_interrupted_and_signals_are_as_before(number):
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts():  # noqa: PT012 - the signal may come in either line
+            kill(number)
+            threading.Event().wait(10)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_is_ignored_interrupts_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts():
+            kill(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,47 +1,73 @@
 """The alert rules as one place needs them: its addresses in the links, and its time scale in the windows."""
 
 import re
-from pathlib import Path
 from typing import Final
 
+import msgspec
+import yaml
+
 from fraudscale.clock import faster
-from fraudscale.config import AlertSettings, SettingsError
+from fraudscale.config import AlertSettings, SettingsError, checkout
 
 RUNBOOKS: Final = "https://fraudscale.example/docs/runbooks"
 DASHBOARD: Final = "https://grafana.example/d/ml-model"
 """What stands in the file for your addresses."""
 
-_RANGE: Final = re.compile(r"(?<=\[)[0-9a-z]+(?=\])")
-_FOR: Final = re.compile(r"^( +(?:for|keep_firing_for): )(\w+)$", re.MULTILINE)
+_RANGE: Final = re.compile(r"(?<=\[)(?:\d+(?:ms|[smhdwy]))+(?=\])")
+_FOR: Final = re.compile(r"^( +(?:for|keep_firing_for): )((?:\d+(?:ms|[smhdwy]))+)$", re.MULTILINE)
 _AGE: Final = re.compile(r"(_age_seconds\) > )(\d+)")
 """A limit that is a time of waiting. Those of response times are edges of a histogram, and stay."""
 _DESCRIPTION: Final = re.compile(r"^( +description: )('?)(.+?)(\2)$", re.MULTILINE)
 
 
+class _Rule(msgspec.Struct):
+    expr: str | float
+    alert: str | None = None
+    record: str | None = None
+    labels: dict[str, str] = {}
+
+
+class _Group(msgspec.Struct):
+    name: str
+    rules: list[_Rule]
+
+
+class _File(msgspec.Struct):
+    groups: list[_Group]
+
+
 def read(settings: AlertSettings) -> str:
-    """Read the rule file.
+    """Read the rule file; whether its expressions are sound is for Prometheus to say.
 
     Raises:
-        SettingsError: it can't be read.
+        SettingsError: it can't be read, or is no rule file.
     """
     try:
-        return settings.alert_rules.read_text(encoding="utf-8")
+        text = settings.alert_rules.read_text(encoding="utf-8")
+        msgspec.convert(yaml.safe_load(text), _File)
     except OSError as error:
-        raise SettingsError(
-            f"ALERT_RULES={str(settings.alert_rules)!r}: {error.strerror or error}"
-        ) from error
+        reason = str(error.strerror)
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start} is not UTF-8"
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        reason = " ".join(str(error).split())
+    else:
+        return text
+    raise SettingsError(
+        f"ALERT_RULES={str(settings.alert_rules)!r}: {reason}; name a file of Prometheus's rules"
+    )
 
 
 def runbooks(settings: AlertSettings) -> str:
     """Address of the folder with a page an alert; unset, that of this checkout."""
-    return settings.runbook_url or Path("docs/runbooks").resolve().as_uri()
+    return settings.runbook_url or (checkout() / "docs/runbooks").resolve().as_uri()
 
 
 def render(settings: AlertSettings, console: str, time_scale: float) -> str:
     """Render the rules that the settings name; unset links lead to this checkout and to the console.
 
     Raises:
-        SettingsError: the file can't be read.
+        SettingsError: as `read`.
     """
     return rendered(
         read(settings),

@@ -12,11 +12,11 @@ from typing import Final
 
 import msgspec
 
-from fraudscale.config import ConsoleSettings, LocalSettings, LogSettings
+from fraudscale.config import ConsoleSettings, LocalSettings, LogSettings, checkout
 from fraudscale.console import overview
 from fraudscale.console.upstream import FORM, Prometheus
 from fraudscale.local import running
-from fraudscale.local.install.ports import HOST
+from fraudscale.local.install.ports import HOST, Ports
 from fraudscale.stopping import StopSignals
 from fraudscale.telemetry import logs
 from fraudscale.telemetry.asgi import listen
@@ -161,8 +161,15 @@ def run(settings: ConsoleSettings, local: LocalSettings, log_settings: LogSettin
     """
     with StopSignals() as signals:
         log = logs.set_up(log_settings, process="console")
-        prometheus = running.find(local.fraudscale_home).prometheus
-        console = Console(pages(), settings.dashboard_file, local.fraudscale_home, Prometheus(prometheus))
+        # A console that was started by hand shows the platform that will come.
+        ports = Ports.at(local.fraudscale_port_base)
+        prometheus = running.find(local).prometheus or f"http://{HOST}:{ports.prometheus}"
+        console = Console(
+            pages(checkout() / RUNBOOKS),
+            settings.dashboard_file,
+            local.fraudscale_home,
+            Prometheus(prometheus),
+        )
         server = create_server(settings.console_port, console)
         server.start()
         log.info("console_started", address=f"http://{HOST}:{settings.console_port}", prometheus=prometheus)

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import yaml
 
@@ -27,12 +27,17 @@ class Limit:
 
 
 def read(rules: str) -> dict[str, Limit]:
-    """Read the limits out of a rule file: alert → the first number that its expression says is exceeded, and `SLOW`."""
+    """Read the limits out of a rule file: alert → the first number that its expression says is exceeded, and `SLOW`.
+
+    Alerts of a severity that the dashboard doesn't draw are left out.
+    """
     found = [rule for group in yaml.safe_load(rules)["groups"] for rule in group["rules"]]
     limits = {
-        rule["alert"]: Limit(float(match[1]), rule["labels"]["severity"])
+        rule["alert"]: Limit(float(match[1]), severity)
         for rule in found
-        if "alert" in rule and (match := _COMPARED.search(rule["expr"]))
+        if "alert" in rule
+        and (severity := rule.get("labels", {}).get("severity")) in get_args(Severity)
+        and (match := _COMPARED.search(str(rule["expr"])))
     }
     slow = {
         rule["record"]: Limit(float(edge[1]), "warning")

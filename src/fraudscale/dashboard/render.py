@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from fraudscale.config import checkout
 from fraudscale.dashboard.limits import OF_SECONDS, Limit
 
 FILE: Final = Path("monitoring/dashboards/ml-model-dashboard.json")
@@ -19,7 +20,7 @@ def render(limits: Mapping[str, Limit], runbooks: str) -> str:
     Raises:
         OSError: the file can't be read.
     """
-    return rendered(FILE.read_text(encoding="utf-8"), limits, runbooks)
+    return rendered((checkout() / FILE).read_text(encoding="utf-8"), limits, runbooks)
 
 
 def rendered(text: str, limits: Mapping[str, Limit], runbooks: str) -> str:

@@ -98,6 +98,8 @@ class _ClientLog(logging.Filter):
 
 _client_log: Final = logging.getLogger("kafka.client")
 _client_log.addFilter(_ClientLog())
+# In a command that sets up no logs Python would write its lines to the person's terminal; the command's own error says it all.
+_client_log.addHandler(logging.NullHandler())
 FENCED: Final = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH}  # noqa: SLF001
 
 

@@ -94,24 +94,24 @@ class LoadTest:
         yield self.target.connections < 1, f"--connections {self.target.connections}: must be at least 1"
         yield self.target.timeout <= 0, f"--timeout {self.target.timeout}: must be above 0"
         yield (
-            self.over == "http" and not _is_plain_http(self.target.url),
+            self.over == "http" and not is_plain_http(self.target.url),
             f"--url {self.target.url}: must be http://HOST[:PORT], such as http://127.0.0.1:8000",
         )
         yield (
             self.target.source is not None and not _is_address(self.target.source),
             f"--source {self.target.source}: must be an address of this machine, such as 127.0.0.2",
         )
-        for path in filter(None, (self.picture, self.saved)):
-            yield not path.parent.is_dir(), f"{path}: its folder does not exist"
-            reason = files.unwritable(path)
-            yield bool(reason), f"{path}: can't be written: {reason}"
+        for option, path in (("--picture", self.picture), ("--save", self.saved)):
+            reason = files.unwritable(path) if path else ""
+            yield bool(reason), f"{option} {path}: can't be written: {reason}"
         yield (
             self.picture is not None and self.picture.suffix.lower() not in PICTURES,
             f"--picture {self.picture}: the name must end in .png or .svg",
         )
 
 
-def _is_plain_http(url: str) -> bool:
+def is_plain_http(url: str) -> bool:
+    """Tell whether load can be sent to an address: `http://HOST[:PORT]`."""
     try:
         parts = urlsplit(url)
         return parts.scheme == "http" and bool(parts.hostname) and (parts.port is None or parts.port > 0)

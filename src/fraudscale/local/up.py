@@ -11,13 +11,11 @@ from threading import Event
 from typing import Final
 
 import msgspec
-from rich.console import Console
 
 from fraudscale import clock
 from fraudscale.alerting import rules
 from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalSettings, ModelSettings
 from fraudscale.errors import FraudscaleError
-from fraudscale.hpa import ManifestError
 from fraudscale.local import running
 from fraudscale.local.banner import banner
 from fraudscale.local.components import assembly, replica
@@ -25,8 +23,7 @@ from fraudscale.local.components.blueprint import Blueprint, external
 from fraudscale.local.down import clean
 from fraudscale.local.install import doctor
 from fraudscale.local.install.download import fetch_all
-from fraudscale.local.install.folder import MissingComponent
-from fraudscale.local.install.ports import MIN_REPLICAS, Ports, PortsTaken, ensure_free
+from fraudscale.local.install.ports import MIN_REPLICAS, Ports, ensure_free
 from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
@@ -56,27 +53,19 @@ def up(
     SIGINT (Ctrl-C), SIGTERM and SIGHUP stop it in order; a second one kills at once.
 
     Returns:
-        Exit code: 0 after a stop that was asked for, 1 where it could not start (it runs already, a port is taken,
-        something can't be had, a component failed).
+        Exit code: 0 after a stop that was asked for, 1 where a component failed.
+
+    Raises:
+        AlreadyRuns, NoRoom, PortsTaken, MissingComponent, CannotStart: it runs already, or this machine lacks something.
+        SettingsError, ManifestError: the user's input can't be used.
     """
     terminal = Terminal()
     began = time.monotonic()
-    try:
-        doctor.ensure_room(local)
-        with state.Lock(local.fraudscale_home):
-            clean(local.fraudscale_home, terminal.say)
-            blueprint = _prepare(local, model, kafka, http, alerts, terminal)
-            return Platform(blueprint, terminal, began).run()
-    except (
-        doctor.NoRoom,
-        state.AlreadyRuns,
-        PortsTaken,
-        MissingComponent,
-        CannotStart,
-        ManifestError,
-    ) as error:
-        Terminal(Console(stderr=True, highlight=False, soft_wrap=True)).say(f"fraudscale: {error}")
-        return 1
+    doctor.ensure_room(local)
+    with state.Lock(local.fraudscale_home):
+        clean(local.fraudscale_home, terminal.say)
+        blueprint = _prepare(local, model, kafka, http, alerts, terminal)
+        return Platform(blueprint, terminal, began).run()
 
 
 def _prepare(

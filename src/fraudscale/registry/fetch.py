@@ -4,6 +4,7 @@ The download needs MLflow's client, and an artifact is unknown bytes until it is
 a process that serves.
 """
 
+import os
 import shutil
 import subprocess
 import sys
@@ -79,15 +80,22 @@ def _download(settings: ModelSettings, wanted: Version) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def fetch_in_child(version: Version, stopping: Event) -> None:
-    """Run `fraudscale fetch-model` in a process of its own, which has our environment and working folder.
+def fetch_in_child(settings: ModelSettings, version: Version, stopping: Event) -> None:
+    """Run `fraudscale fetch-model` in a process of its own, which has our environment, settings and working folder.
 
     Raises:
         FetchFailed: it failed (the message has its last line), took too long, or we stop.
     """
     command = [sys.executable, "-m", "fraudscale.cli", "fetch-model", "--version", version.version]
+    # Said, even where they are defaults: the child would look for the platform of its home folder.
+    where = {
+        "MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+        "MODEL_CACHE_DIR": str(settings.model_cache_dir),
+    }
     with tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        child = subprocess.Popen(
+            command, env=os.environ | where, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
         try:
             _wait_for(child, stopping)
         finally:

@@ -81,8 +81,12 @@ def _ask(url: str, query: str, start: float, end: float, step: float) -> dict[fl
 
 
 def _get(url: str, query: Mapping[str, object]) -> _Data:
-    address = urlsplit(url)
-    if address.scheme not in {"http", "https"} or not address.hostname:
+    try:
+        address = urlsplit(url)
+        good = address.scheme in {"http", "https"} and bool(address.hostname) and address.port != 0
+    except ValueError:
+        good = False
+    if not good:
         raise TraceError("--from-prometheus", url, "is not an address such as http://127.0.0.1:9090")
     try:
         with Server(url, seconds=ASK_SECONDS) as server:

@@ -130,4 +130,7 @@ def _trace(request: RehearsalRequest, now: float) -> LoadTrace:
     if request.shape is not None:
         drawn = shapes.load(request.shape, request.setup.period, memory)
         return trace.of_load(f"--shape {request.shape}", drawn, request.setup)
-    return prometheus.trace(request.prometheus or "", shapes.seconds(request.window), now, request.setup)
+    window = shapes.seconds("--window", request.window, request.window)
+    if not window <= now:
+        raise trace.TraceError("--window", request.window, "is longer than Prometheus has existed")
+    return prometheus.trace(request.prometheus or "", window, now, request.setup)

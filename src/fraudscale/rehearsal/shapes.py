@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from fraudscale.clock import parse_duration
-from fraudscale.rehearsal.trace import Segment, TraceError
+from fraudscale.rehearsal.trace import MAX_TICKS, Segment, TraceError
 
 DAY: Final = 86_400.0
 FRIDAY: Final = 4
@@ -14,8 +14,8 @@ FRIDAY: Final = 4
 _SHAPE: Final = re.compile(r"(?P<name>[a-z]+):(?P<low>[\d.]+)(?:-(?P<high>[\d.]+))?(?::(?P<duration>\w+))?")
 
 
-def seconds(text: str) -> float:
-    """Read a duration such as `90s`, `30m`, `24h` or `7d`.
+def seconds(option: str, value: str, text: str) -> float:
+    """Read a duration such as `90s`, `30m`, `24h` or `7d`, in the value of an option.
 
     Raises:
         TraceError: it is none.
@@ -25,7 +25,7 @@ def seconds(text: str) -> float:
     except ValueError:
         found = 0.0
     if not found:
-        raise TraceError("", text, "is not a duration; write 90s, 30m, 24h or 7d")
+        raise TraceError(option, value, f"{text} is not a duration; write 90s, 30m, 24h or 7d")
     return found
 
 
@@ -50,10 +50,16 @@ def load(text: str, step: float, memory_mi: float) -> list[Segment]:
         low, high = float(match["low"]), float(match["high"] or match["low"])
     except ValueError as error:
         raise TraceError("--shape", text, "LOW and HIGH are numbers of milli-cores") from error
+    if not high < 1e12:
+        raise TraceError("--shape", text, f"HIGH ({high:g}) is beyond any cluster; both are milli-cores")
     if high < low:
         raise TraceError("--shape", text, f"HIGH ({high:g}) is below LOW ({low:g})")
     default, height = SHAPES[match["name"]]
-    duration = seconds(match["duration"]) if match["duration"] else default
+    duration = seconds("--shape", text, match["duration"]) if match["duration"] else default
+    if not duration / step <= MAX_TICKS:
+        raise TraceError(
+            "--shape", text, f"{duration:g} s at {step:g} s a sync are more than {MAX_TICKS} syncs"
+        )
     count = math.ceil(duration / step)
     return [
         Segment((i + 1) * step, round(low + (high - low) * height(i * step, duration)), memory_mi)

@@ -126,7 +126,9 @@ def _try_writing(folder: Path) -> None:
     for part in (folder / "artifact", folder / "report"):
         there = next(found for found in (part, *part.parents) if found.exists())  # the rest is made
         if reason := files.unwritable(there / "draft"):
-            raise InputError(f"{folder}: can't be written to: {there}: {reason}; give another folder")
+            raise InputError(
+                f"--output {folder}: can't be written to: {there}: {reason}; give another folder"
+            )
 
 
 def train(

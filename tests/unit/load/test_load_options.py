@@ -26,8 +26,11 @@ HERE = HttpTarget("http://127.0.0.1:8000")
         ({"target": HttpTarget(HERE.url, connections=0)}, "--connections 0"),
         ({"target": HttpTarget(HERE.url, timeout=0)}, "--timeout 0"),
         ({"picture": Path("run.pdf")}, "must end in .png or .svg"),
-        ({"picture": Path("/no/such/folder/run.png")}, "its folder does not exist"),
-        ({"saved": Path("/")}, "/: can't be written: Is a directory"),
+        (
+            {"picture": Path("/no/such/folder/run.png")},
+            "--picture /no/such/folder/run.png: can't be written: No such file",
+        ),
+        ({"saved": Path("/")}, "--save /: can't be written: Is a directory"),
     ],
 )
 def test_a_bad_load_test_says_what_to_change(wrong, message):

@@ -22,13 +22,14 @@ from fraudscale.config import (
     ModelSettings,
     SettingsError,
 )
+from fraudscale.hpa import ManifestError
 from fraudscale.local import banner, up
 from fraudscale.local.components import assembly
 from fraudscale.local.components import replica as replicas
 from fraudscale.local.components.blueprint import Blueprint
 from fraudscale.local.install import doctor
 from fraudscale.local.install.folder import MissingComponent
-from fraudscale.local.install.ports import Ports, claim_block
+from fraudscale.local.install.ports import Ports, PortsTaken, claim_block
 from fraudscale.local.scaling import scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
@@ -142,49 +143,44 @@ def test_an_error_of_ours_leaves_no_process(run, blueprint, monkeypatch):
     assert machine.marked(blueprint.home) == []
 
 
-def test_a_second_up_says_that_one_runs(local, capsys):
-    with state.Lock(local.fraudscale_home):
-        assert (
-            up.up(
-                local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()
-            )
-            == 1
-        )
-    assert "a platform runs in" in capsys.readouterr().err
+@pytest.fixture
+def start():
+    """Start a platform with these settings of the machine, and the usual ones else."""
+    others = ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()
+    return lambda local: up.up(local, *others)
+
+
+def test_a_second_up_says_that_one_runs(start, local):
+    with state.Lock(local.fraudscale_home), pytest.raises(state.AlreadyRuns, match="a platform runs in"):
+        start(local)
 
 
 @pytest.mark.parametrize("lack", ["path", "disk", "open files"])
-def test_a_machine_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, lack):
+def test_a_machine_without_room_is_refused_before_anything_is_written(start, tmp_path, monkeypatch, lack):
     home = tmp_path / ("a,b" if lack == "path" else "home")
     if lack == "disk":
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     if lack == "open files":
         monkeypatch.setattr(doctor.resource, "getrlimit", lambda _: (256, 256))
-    local = LocalSettings.read(fraudscale_home=home, fraudscale_cache=tmp_path / "cache")
-    others = [kind.read() for kind in (ModelSettings, KafkaSettings, HttpSettings, AlertSettings)]
-    assert up.up(local, *others) == 1
+    with pytest.raises(doctor.NoRoom) as refused:
+        start(LocalSettings.read(fraudscale_home=home, fraudscale_cache=tmp_path / "cache"))
     assert {
-        "path": f"fraudscale: home folder: {home}; its path may have letters, digits, spaces and ._/+@=~-, not ','; set FRAUDSCALE_HOME",
-        "disk": "fraudscale: disk of home folder: 0.9 GB free; 2.0 GB are needed; free some, or set FRAUDSCALE_HOME",
-        "open files": "fraudscale: open files: 256; 10000 are needed; raise the hard limit",
-    }[lack] in capsys.readouterr().err
+        "path": f"home folder: {home}; its path may have letters, digits, spaces and ._/+@=~-, not ','; set FRAUDSCALE_HOME",
+        "disk": "disk of home folder: 0.9 GB free; 2.0 GB are needed; free some, or set FRAUDSCALE_HOME",
+        "open files": "open files: 256; 10000 are needed; raise the hard limit",
+    }[lack] in str(refused.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_taken_port_is_named_with_the_remedy(tmp_path, monkeypatch, capsys):
+def test_a_taken_port_is_named_with_the_remedy(start, tmp_path, monkeypatch):
     monkeypatch.setattr(up, "fetch_all", lambda *_: SimpleNamespace(grafana=None, alertmanager=None))
     with claim_block() as base, socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a platform may just have left it
         taken.bind(("127.0.0.1", Ports.at(base).entry))
         taken.listen()
         local = LocalSettings.read(fraudscale_home=tmp_path, fraudscale_port_base=base)
-        assert (
-            up.up(
-                local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()
-            )
-            == 1
-        )
-    assert f"port {base} (entry) is held by" in capsys.readouterr().err
+        with pytest.raises(PortsTaken, match=rf"port {base} \(entry\) is held by"):
+            start(local)
 
 
 def test_a_hang_up_that_nohup_ignores_stays_ignored():
@@ -196,27 +192,21 @@ def test_a_hang_up_that_nohup_ignores_stays_ignored():
     signal.signal(signal.SIGHUP, before)
 
 
-def test_what_cannot_be_had_is_said_and_the_lock_is_free_again(local, monkeypatch, capsys):
+def test_what_cannot_be_had_is_said_and_the_lock_is_free_again(start, local, monkeypatch):
     def missing(*_):
         raise MissingComponent("haproxy", "brew install haproxy")
 
     monkeypatch.setattr(up, "fetch_all", missing)
-    assert (
-        up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read())
-        == 1
-    )
-    assert "brew install haproxy" in capsys.readouterr().err
+    with pytest.raises(MissingComponent, match="brew install haproxy"):
+        start(local)
     with state.Lock(local.fraudscale_home):
         pass
 
 
-def test_without_the_training_libraries_the_way_is_shown(local, monkeypatch, capsys):
+def test_without_the_training_libraries_the_way_is_shown(start, local, monkeypatch):
     monkeypatch.setattr(up, "find_spec", lambda _: None)
-    assert (
-        up.up(local, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read())
-        == 1
-    )
-    assert "make up" in capsys.readouterr().err
+    with pytest.raises(up.CannotStart, match="make up"):
+        start(local)
 
 
 def test_the_banner_has_every_address_and_an_example_that_is_a_transaction(blueprint):
@@ -326,12 +316,10 @@ def test_a_platform_follows_the_scale_file_refuses_a_bad_one_and_keeps_the_last(
     assert {"replica-5/serve", "replica-6/stream"} <= set(stopped[:4])
 
 
-def test_a_manifest_that_cannot_be_used_is_one_line_before_anything_starts(local, capsys):
+def test_a_manifest_that_cannot_be_used_is_told_before_anything_starts(start, local):
     bad = local.model_copy(update={"hpa_manifest": Path("none.yaml")})
-    assert (
-        up.up(bad, ModelSettings.read(), KafkaSettings.read(), HttpSettings.read(), AlertSettings.read()) == 1
-    )
-    assert capsys.readouterr().err == "fraudscale: none.yaml: can't be read: No such file or directory\n"
+    with pytest.raises(ManifestError, match=r"^HPA_MANIFEST='none\.yaml': can't be read: No such file"):
+        start(bad)
 
 
 @pytest.mark.parametrize(("scale", "told"), [(1, False), (10, True)])

@@ -127,23 +127,25 @@ def child(monkeypatch, tmp_path, program):
     monkeypatch.setattr("sys.executable", str(script))
 
 
-def test_the_child_is_told_which_version_to_fetch(monkeypatch, tmp_path):
-    child(monkeypatch, tmp_path, f'echo "$@" > {tmp_path}/arguments')
-    fetch_in_child(VERSION, threading.Event())
-    assert Path(tmp_path, "arguments").read_text() == "-m fraudscale.cli fetch-model --version 7\n"
+def test_the_child_is_told_which_version_to_fetch_from_where_to_where(monkeypatch, tmp_path):
+    child(monkeypatch, tmp_path, f'echo "$@" $MLFLOW_TRACKING_URI $MODEL_CACHE_DIR > {tmp_path}/arguments')
+    settings = ModelSettings.read(mlflow_tracking_uri="http://mine:1", model_cache_dir=Path("copies"))
+    fetch_in_child(settings, VERSION, threading.Event())
+    said = Path(tmp_path, "arguments").read_text()
+    assert said == "-m fraudscale.cli fetch-model --version 7 http://mine:1 copies\n"
 
 
 def test_a_child_that_fails_says_why_in_its_last_line(monkeypatch, tmp_path):
     child(monkeypatch, tmp_path, "echo first; echo the disk is full >&2; exit 3")
     with pytest.raises(FetchFailed, match="ended with code 3: the disk is full"):
-        fetch_in_child(VERSION, threading.Event())
+        fetch_in_child(ModelSettings.read(), VERSION, threading.Event())
 
 
 def test_a_child_that_hangs_is_killed_at_its_limit(monkeypatch, tmp_path):
     child(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec tail -f /dev/null")
     monkeypatch.setattr(fetching, "FETCH_SECONDS", 0.3)
     with pytest.raises(FetchFailed, match="took longer"):
-        fetch_in_child(VERSION, threading.Event())
+        fetch_in_child(ModelSettings.read(), VERSION, threading.Event())
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path(tmp_path, "pid").read_text()), 0)
 
@@ -153,4 +155,4 @@ def test_a_stop_ends_the_child(monkeypatch, tmp_path):
     stopping = threading.Event()
     stopping.set()
     with pytest.raises(FetchFailed, match="the process stops"):
-        fetch_in_child(VERSION, stopping)
+        fetch_in_child(ModelSettings.read(), VERSION, stopping)

@@ -6,6 +6,7 @@ Nothing is downloaded for it: where there is none, the console shows the same da
 from pathlib import Path
 from typing import Final
 
+from fraudscale.config import checkout
 from fraudscale.local.components.blueprint import REST_PHASE, Blueprint
 from fraudscale.local.components.ready import http_ok
 from fraudscale.local.install.download import Grafana
@@ -44,7 +45,7 @@ http_port = {port}
 data = {data}
 logs = {data / "log"}
 plugins = {data / "plugins"}
-provisioning = {PROVISIONING.resolve()}
+provisioning = {(checkout() / PROVISIONING).resolve()}
 [auth]
 disable_login_form = true
 [auth.anonymous]

@@ -32,6 +32,7 @@ from fraudscale.local.supervisor import state
 from fraudscale.local.terminal import Terminal
 from fraudscale.rehearsal.rehearse import rehearse
 from fraudscale.rehearsal.report import clock
+from fraudscale.stopping import interrupts
 
 NAME: Final = "demo-scaling"
 RATE: Final = 4000.0
@@ -164,6 +165,7 @@ class Demo:
     """The platform, what is sent to it, and the syncs of its autoscaler meanwhile."""
 
     def __init__(self, local: LocalSettings, hpa: Hpa, rate: float, terminal: Terminal) -> None:
+        self._local = local
         self._home = local.fraudscale_home
         self._scale = local.time_scale
         self._hpa = hpa
@@ -185,9 +187,7 @@ class Demo:
         low, high = self._hpa.min_replicas, self._hpa.max_replicas
         with state.Lock(self._home):
             pass  # it is free for the platform that comes
-        # As Ctrl-C: what was started is stopped on the way out.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with ExitStack() as stack:
+        with interrupts(), ExitStack() as stack:  # what was started is stopped on the way out
             # What the sample traffic sends nobody would count.
             env = {"TRAFFIC": "0", "TIME_SCALE": str(self._scale)}
             self._start(stack, self._child("up", ("up",), None, env))
@@ -281,7 +281,9 @@ class Demo:
         )
 
     def _seen(self, syncs: Sequence[Sync]) -> Seen:
-        prometheus = running.find(self._home).prometheus
+        prometheus = running.find(self._local).prometheus
+        if prometheus is None:
+            raise DemoFailed("the platform ended before Prometheus was asked")
         began, step = syncs[0].timestamp.timestamp(), SYNC_SECONDS / 3 / self._scale
 
         def ask(query: str) -> Points:

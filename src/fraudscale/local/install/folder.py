@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from fraudscale.config import SettingsError
 from fraudscale.errors import FraudscaleError
 
 Say = Callable[[str], None]
@@ -33,7 +34,17 @@ class DownloadFolder:
     """Makes folders in it, one after the other; counts what had to be downloaded."""
 
     def __init__(self, path: Path, say: Say) -> None:
-        self.path = path.expanduser().resolve()
+        """Take a folder, which is made with the first download.
+
+        Raises:
+            SettingsError: it begins with `~`, and the user has no home folder.
+        """
+        try:
+            self.path = path.expanduser().resolve()
+        except RuntimeError as error:
+            raise SettingsError(
+                f"FRAUDSCALE_CACHE={str(path)!r}: where that is nobody knows; set HOME, or FRAUDSCALE_CACHE to a folder of yours"
+            ) from error
         self.downloaded = 0
         """Bytes."""
         self.seconds = 0.0

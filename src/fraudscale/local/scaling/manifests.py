@@ -67,7 +67,7 @@ def read(local: LocalSettings) -> Scaling:
     name, requests = _read_requests(local.deployment_manifest)
     if hpa.target.name != name:
         raise ManifestError(
-            str(local.hpa_manifest),
+            f"HPA_MANIFEST={str(local.hpa_manifest)!r}",
             "spec.scaleTargetRef.name",
             f"{hpa.target.name!r} is not the Deployment {name!r} of {local.deployment_manifest}",
         )
@@ -75,11 +75,12 @@ def read(local: LocalSettings) -> Scaling:
 
 
 def _read_hpa(path: Path) -> Hpa:
-    hpa = read_manifest(_content(path), str(path))
+    file = f"HPA_MANIFEST={str(path)!r}"
+    hpa = read_manifest(_content(path, file), file)
     for field, value in (("minReplicas", hpa.min_replicas), ("maxReplicas", hpa.max_replicas)):
         if not MIN_REPLICAS <= value <= MAX_REPLICAS:
             raise ManifestError(
-                str(path),
+                file,
                 f"spec.{field}",
                 f"{value} is not possible here: one machine runs {MIN_REPLICAS} to {MAX_REPLICAS} replicas",
             )
@@ -87,45 +88,46 @@ def _read_hpa(path: Path) -> Hpa:
 
 
 def _read_requests(path: Path) -> tuple[str, Requests]:
+    file = f"DEPLOYMENT_MANIFEST={str(path)!r}"
     try:
-        deployment, *_ = find(_content(path), str(path), "Deployment")
+        deployment, *_ = find(_content(path, file), file, "Deployment")
         found = msgspec.convert(deployment.value, _Deployment)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$")
-        raise ManifestError(str(path), place.rstrip("`").lstrip("."), reason) from error
+        raise ManifestError(file, place.rstrip("`").lstrip("."), reason) from error
     containers = found.spec.template.spec.containers
     names = [container.name for container in containers]
     if sorted(names) != sorted(CONTAINERS):
         raise ManifestError(
-            str(path),
+            file,
             "spec.template.spec.containers",
             f"are {', '.join(names) or 'none'}; a replica here runs {' and '.join(CONTAINERS)}",
         )
     return found.metadata.name, {
-        container.name: _requests(path, container.name, container.resources.requests)
+        container.name: _requests(file, container.name, container.resources.requests)
         for container in containers
     }
 
 
-def _requests(path: Path, container: str, texts: Mapping[str, str | float]) -> dict[str, int]:
+def _requests(file: str, container: str, texts: Mapping[str, str | float]) -> dict[str, int]:
     place = f"spec.template.spec.containers[{container}].resources.requests"
     requests = {}
     for resource in ("cpu", "memory"):
         if resource not in texts:
-            raise ManifestError(
-                str(path), place, f"{resource} is missing, and utilisation is a percentage of it"
-            )
+            raise ManifestError(file, place, f"{resource} is missing, and utilisation is a percentage of it")
         try:
             requests[resource] = milli(texts[resource])
         except ValueError as error:
-            raise ManifestError(str(path), f"{place}.{resource}", str(error)) from error
+            raise ManifestError(file, f"{place}.{resource}", str(error)) from error
         if requests[resource] <= 0:
-            raise ManifestError(str(path), f"{place}.{resource}", f"{texts[resource]} is not above 0")
+            raise ManifestError(file, f"{place}.{resource}", f"{texts[resource]} is not above 0")
     return requests
 
 
-def _content(path: Path) -> bytes:
+def _content(path: Path, file: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ManifestError(str(path), "", f"can't be read: {error.strerror or error}") from error
+        raise ManifestError(
+            file, "", f"can't be read: {error.strerror or error}; name another file"
+        ) from error

@@ -96,7 +96,7 @@ def group_lives(group: int) -> bool:
         return False
     except PermissionError:
         pass
-    return any(_group_of(process.pid) == group for process in _running())
+    return any(group_of(process.pid) == group for process in _running())
 
 
 def marked(home: Path) -> list[psutil.Process]:
@@ -158,7 +158,8 @@ def _running() -> Iterator[psutil.Process]:
                 yield process
 
 
-def _group_of(pid: int) -> int | None:
+def group_of(pid: int) -> int | None:
+    """The process group of a process; None once it is gone."""
     try:
         return os.getpgid(pid)
     except (ProcessLookupError, PermissionError):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Annotated, Final, Self, TypeVar
 
 import msgspec
 import psutil
@@ -17,6 +17,8 @@ import psutil
 from fraudscale import clock, files
 from fraudscale.errors import FraudscaleError
 from fraudscale.local.supervisor.supervise import ManagedComponent, State
+
+T = TypeVar("T")
 
 CLOCK_SECONDS: Final = 2.0
 """So far two readings of a process's create time may differ where the system computes it from the wall clock."""
@@ -26,7 +28,7 @@ class Identity(msgspec.Struct, frozen=True):
     """A process, told apart from a later one with the same number."""
 
     name: str
-    pid: int
+    pid: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     created: float
     """Seconds since the epoch, by the wall clock of that moment."""
     ticks: int = 0
@@ -151,15 +153,13 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        os.truncate(self._file, 0)  # who lives on without it is no holder
         os.close(self._file)
 
     def holder(self) -> Identity | None:
         """Return who took the lock last, if that process still lives."""
-        try:
-            holder = msgspec.json.decode(self._path.read_bytes(), type=Identity)
-        except (OSError, msgspec.DecodeError):
-            return None
-        return holder if holder.lives() else None
+        holder = _decode(self._path, Identity)
+        return holder if holder and holder.lives() else None
 
     def _describe_holder(self) -> str:
         holder, status = self.holder(), read(self._home)
@@ -179,9 +179,14 @@ def status_path(home: Path) -> Path:
 
 def read(home: Path) -> Status | None:
     """Read what the last supervisor wrote, whether or not it still lives; None if nothing readable is there."""
+    return _decode(status_path(home), Status)
+
+
+def _decode(path: Path, kind: type[T]) -> T | None:
+    """Read a file that only a supervisor writes; None for what a damaged disk or another program made of it."""
     try:
-        return msgspec.json.decode(status_path(home).read_bytes(), type=Status)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

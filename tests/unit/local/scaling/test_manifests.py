@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_named_with_file_and_path(tmp_path, which, change, 
 
 
 def test_a_manifest_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ManifestError, match=r"none\.yaml: can't be read"):
+    with pytest.raises(ManifestError, match=r"none\.yaml': can't be read"):
         manifests.read(LocalSettings(hpa_manifest=tmp_path / "none.yaml", deployment_manifest=DEPLOYMENT))
 
 

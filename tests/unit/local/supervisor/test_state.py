@@ -97,11 +97,26 @@ def test_what_was_written_is_read_again(tmp_path):
     assert state.read(tmp_path) == status
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]"])
+DAMAGED = [b"", b"{", b"[]", b'{"ready":"\xff"}', b'{"name":"\xff"}', b"[" * 100_000]
+NO_PROCESS = [b'{"name":"x","pid":-1,"created":0}', b'{"name":"x","pid":%d,"created":0}' % 2**70]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_file_is_no_file(tmp_path, content):
     state.write(tmp_path, described())
     state.status_path(tmp_path).write_bytes(content)
     assert state.read(tmp_path) is None
+    assert running.examine(tmp_path) == state.Status(ready=False)
+
+
+@pytest.mark.parametrize("content", DAMAGED + NO_PROCESS)
+def test_a_damaged_lock_is_held_by_nobody(tmp_path, content):
+    path = tmp_path / "run" / "lock"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert state.Lock(tmp_path).holder() is None
+    with state.Lock(tmp_path):
+        pass
 
 
 def test_a_file_whose_supervisor_is_gone_says_that_nothing_is_ready(tmp_path):
@@ -109,6 +124,42 @@ def test_a_file_whose_supervisor_is_gone_says_that_nothing_is_ready(tmp_path):
         stale = state.identify("supervisor", gone.pid)
     state.write(tmp_path, state.Status(ready=True, supervisor=stale))
     assert running.examine(tmp_path) == state.Status(ready=False)
+
+
+def test_of_a_platform_whose_supervisor_was_killed_is_told_what_still_runs(tmp_path):
+    """As listed in its file, and as marked where the file doesn't know it; the processes below one are no rows."""
+    mark = {machine.MARK: str(tmp_path)}
+    with sleeping() as gone, sleeping(**mark) as kafka, sleeping(**mark) as stream, sleeping(**mark) as other:
+        status = described(
+            managed("kafka", pid=kafka.pid, address="127.0.0.1:9092"),
+            managed("haproxy", pid=gone.pid, address="127.0.0.1:8000"),
+            managed("replica-1/serve", pid=gone.pid, address="127.0.0.1:8101"),
+            managed("replica-1/stream", pid=stream.pid),
+        )
+        gone.kill()
+        gone.wait()
+        dead = state.Identity("supervisor", gone.pid, 1.0)
+        state.write(tmp_path, msgspec.structs.replace(status, supervisor=dead))
+        found = running.examine(tmp_path)
+        assert not found.ready
+        assert [(one.name, one.state) for one in found.components] == [
+            ("kafka", "orphan"),
+            ("sleep", "orphan"),
+        ]
+        assert [(one.id, one.state) for one in found.replicas] == [("replica-1", "orphan")]
+        assert {one.pid for one in found.processes} == {kafka.pid, stream.pid, other.pid}
+        assert running.as_text(found).splitlines()[-1].endswith("`fraudscale down` stops them")
+        assert down(tmp_path, lambda _: None) == 0
+        assert running.as_text(running.examine(tmp_path)).startswith("nothing runs here")
+
+
+def test_a_supervisor_that_has_not_told_yet_what_runs_is_named(tmp_path):
+    with state.Lock(tmp_path):
+        said = running.as_text(running.examine(tmp_path))
+    assert (
+        said
+        == f"not ready: process {os.getpid()} is at work, and run/status.json does not tell what runs yet"
+    )
 
 
 def test_a_part_that_died_a_moment_ago_is_not_believed_to_be_ready(tmp_path):
@@ -162,8 +213,8 @@ def test_a_second_lock_says_who_runs_since_when_and_where(tmp_path):
 
 
 def test_a_lock_whose_holder_was_killed_is_free(tmp_path):
-    script = "import os, sys, pathlib; from fraudscale.local.state import Lock; Lock(pathlib.Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    script = "import os, sys, pathlib; from fraudscale.local.supervisor.state import Lock; Lock(pathlib.Path(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == -9
     lock = state.Lock(tmp_path)
     assert lock.holder() is None
     with lock:
