@@ -352,8 +352,9 @@ class Supervisor:
         if self.stopping:
             self._enter(managed, State.STOPPED)
             self._tell("part_died", managed, "warning", reason=reason)
-        elif managed.component.once or not self.started:
+        elif managed.component.once or not (self.started or managed.was_ready):
             # During the start a person waits and a wrong setting is likelier than a crash: say it instead of trying again.
+            # What was ready had no wrong setting: a scorer that dies of a record must not take HTTP with it.
             self._fail(managed, reason)
         else:
             self._restart_later(managed, reason)

@@ -123,6 +123,17 @@ def test_a_part_that_dies_later_is_restarted_and_the_platform_is_not_ready_meanw
     assert (world.told("part_died"), world.told("part_restarted")) == (["kafka"], ["kafka"])
 
 
+def test_a_part_that_dies_again_and_again_takes_no_other_with_it_not_even_during_the_start():
+    """A scorer that finds a record in the topic that it does not survive, while others still start."""
+    slow = component("prometheus", ready=Switch(on=False), ready_seconds=1000)
+    world = World(component("serve"), component("stream"), slow).run()
+    for _ in range(8):
+        world.die("stream", -9).run(31)
+    assert (world.supervisor.failure, world.child("serve").signals) == (None, [])
+    assert (world.state("serve"), world.state("stream")) == ("ready", "ready")
+    assert world.told("part_restarted") == ["stream"] * 8
+
+
 def test_a_restart_does_not_wait_for_needs():
     answer = Switch()
     world = World(component("kafka", ready=answer), component("stream", needs=("kafka",))).run()
