@@ -519,6 +519,14 @@ KAFKA: Final = Row(
             "DeadLettersArriving",
         ),
         Panel(
+            "Skipped in 10 minutes",
+            "Messages that no scorer could unpack. They have no score; a dead letter names each range.",
+            COUNT,
+            (PanelQuery(f"sum by (topic) ({increase(m.MESSAGES_SKIPPED, window='10m')})", "{{topic}}"),),
+            ("RecordsSkipped",),
+            "RecordsSkipped",
+        ),
+        Panel(
             "Transactions",
             "Kafka transactions per second, one per batch; the batch of an aborted one is read again.",
             PER_SECOND,

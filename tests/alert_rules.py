@@ -18,7 +18,7 @@ _WORD = re.compile(r"(?<![\w:.])([a-zA-Z_:][\w:]*)(\{[^}]*\})?(?!\s*\(|[\w:])")
 def selectors(expression: str) -> dict[str, set[str]]:
     """Metric → its selectors in an expression, such as `up{job="a"}`."""
     # Only label values are strings, or contain a bracket, in what is left.
-    bare = re.sub(r"\[\w+\]", "", _LABELS.sub("", re.sub(r', "[^"]*"', "", expression)))
+    bare = re.sub(r"\[\w+\]| offset \w+", "", _LABELS.sub("", re.sub(r', "[^"]*"', "", expression)))
     found: dict[str, set[str]] = {}
     for name, labels in _WORD.findall(bare):
         if name not in {"and", "or", "unless"}:

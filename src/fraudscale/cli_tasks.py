@@ -176,11 +176,13 @@ def load(
     raise typer.Exit(run.run(test, kafka, platform.prometheus, as_json=as_json))
 
 
+Reason = Literal["validation", "prediction", "delivery"]
+"""Of a dead letter that may go back."""
+
+
 @tasks.command()
 def replay(
-    reason: Annotated[
-        Literal["validation", "prediction"] | None, typer.Option(help="Only dead letters with this reason.")
-    ] = None,
+    reason: Annotated[Reason | None, typer.Option(help="Only dead letters with this reason.")] = None,
     since: Annotated[
         str | None,
         typer.Option(
@@ -236,7 +238,7 @@ def replay(
     except (BrokerUnavailable, NotDelivered, dead_letters.PositionFull) as error:
         raise Failed(f"{error}; {result.sent} dead letters were sent back before that") from error
     print(dead_letters.as_json(result) if as_json else dead_letters.as_text(result))
-    raise typer.Exit(1 if result.left["too_large"] else 0)
+    raise typer.Exit(1 if result.left["too_large"] or result.left["refused"] else 0)
 
 
 # Options of a rehearsal: what it has to know of the cluster and of requests.

@@ -137,6 +137,12 @@ MESSAGES_CONSUMED = Metric(
 MESSAGES_PRODUCED = Metric(
     "kafka_messages_produced_total", "counter", "Messages that were written and committed.", ("topic",)
 )
+MESSAGES_SKIPPED = Metric(
+    "kafka_messages_skipped_total",
+    "counter",
+    "Messages that nobody could unpack, and that were not scored; one dead letter names each range of them.",
+    ("topic",),
+)
 OLDEST_MESSAGE_AGE = Metric(
     "kafka_oldest_message_age_seconds",
     "gauge",
@@ -282,6 +288,7 @@ class KafkaMetrics(QueueMetrics):
         super().__init__()
         self.consumed = Family(MESSAGES_CONSUMED, Counter, (consumed,))
         self.produced = Family(MESSAGES_PRODUCED, Counter, *[(topic,) for topic in produced])
+        self.skipped = Family(MESSAGES_SKIPPED, Counter, (consumed,))
         self.transactions = Family(TRANSACTIONS, Counter, ("committed",), ("aborted",))
         self.rebalances = Family(REBALANCES, Counter, ("assigned",), ("revoked",), ("lost",))
 

@@ -11,11 +11,32 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from test_stream_kafka import Door, produce, read, value, wait_for
 
-from fraudscale.kafka.client import NotDelivered, ProducerFenced
+from fraudscale.kafka.client import BrokerUnavailable, NotDelivered, ProducerFenced
 from fraudscale.kafka.replay import ReplayFilter, ReplayResult, run
 from fraudscale.kafka.replayer import Replayer
 
 model, settings = stream_tests.model, stream_tests.settings
+
+
+HELD = """
+import sys, time
+from confluent_kafka import TopicPartition
+from fraudscale.cli import main
+from fraudscale.kafka.replayer import Replayer
+def hold(self, outputs, positions):
+    self._producer.begin_transaction()
+    for output in outputs:
+        self._produce(self._producer, output)
+    self._producer.flush()
+    offsets = [TopicPartition(self._topic, p, offset, note) for p, (offset, note) in positions.items()]
+    self._producer.send_offsets_to_transaction(offsets, self._consumer.consumer_group_metadata(), 5)
+    print("held", flush=True)
+    time.sleep(60)
+Replayer.send = hold
+sys.argv = ["fraudscale", "replay"]
+main()
+"""
+"""A replay that leaves a transaction open with everything in it but its end."""
 
 
 def letters(settings, count, *, reason="validation", size=3, **headers):
@@ -41,14 +62,19 @@ def replay(settings, **choice):
     return result
 
 
-def program(settings, *options, code=0):
-    env = os.environ | {
+def environment(settings):
+    return os.environ | {
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
         "KAFKA_TOPIC": settings.kafka_topic,
         "KAFKA_GROUP": settings.kafka_group,
     }
+
+
+def program(settings, *options, code=0):
     command = [sys.executable, "-m", "fraudscale.cli", "replay", *options]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        command, env=environment(settings), capture_output=True, text=True, check=False, timeout=60
+    )
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout) if "--json" in options and not code else done.stdout + done.stderr
 
@@ -148,6 +174,36 @@ def test_a_second_replay_ends_the_first(settings):
     with pytest.raises(ProducerFenced, match="another replay"):
         first.send([], {0: (1, "")})
     first.close()
+
+
+@pytest.mark.parametrize("with_the_broker", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_replay_that_is_killed_in_a_transaction_sends_nothing_twice_and_holds_nobody_up(
+    settings, kafka, with_the_broker
+):
+    for killed in range(3 if with_the_broker else 1):
+        letters(settings, 5)
+        with subprocess.Popen(
+            [sys.executable, "-c", HELD], env=environment(settings), stdout=subprocess.PIPE
+        ) as held:
+            wait_for(lambda: b"held" in held.stdout.readline())
+            if with_the_broker:
+                kafka.stop()
+            held.kill()
+        if with_the_broker:
+            kafka.start()
+        wait_for(lambda: sent_back(settings) == 5, 60)
+        assert replay(settings).sent == 0
+        produce(settings, [value(i) for i in range(30)])  # whoever reads committed records only comes to them
+        found = keys(settings, 35 * (killed + 1))
+        assert len(found) == 35 * (killed + 1)
+
+
+def sent_back(settings):
+    """What a replay sends; none while the broker, just started, does not answer for the group."""
+    try:
+        return replay(settings).sent
+    except (BrokerUnavailable, NotDelivered):
+        return None
 
 
 def test_a_broker_that_is_away_is_said_with_its_address(settings):

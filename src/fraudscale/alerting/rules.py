@@ -13,7 +13,7 @@ RUNBOOKS: Final = "https://fraudscale.example/docs/runbooks"
 DASHBOARD: Final = "https://grafana.example/d/ml-model"
 """What stands in the file for your addresses."""
 
-_RANGE: Final = re.compile(r"(?<=\[)(?:\d+(?:ms|[smhdwy]))+(?=\])")
+_RANGE: Final = re.compile(r"(?:(?<=\[)|(?<= offset ))(?:\d+(?:ms|[smhdwy]))+(?=[\]) ])")
 _FOR: Final = re.compile(r"^( +(?:for|keep_firing_for): )((?:\d+(?:ms|[smhdwy]))+)$", re.MULTILINE)
 _AGE: Final = re.compile(r"(_age_seconds\) > )(\d+)")
 """A limit that is a time of waiting. Those of response times are edges of a histogram, and stay."""

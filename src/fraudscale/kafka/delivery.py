@@ -7,7 +7,7 @@ left open (docs/decisions/0011-a-failed-transaction-ends-its-producer.md).
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,12 +27,26 @@ from fraudscale.kafka.client import (
     ProducerFenced,
 )
 from fraudscale.kafka.messages import Output
-from fraudscale.kafka.producers import transactional_producer
+from fraudscale.kafka.producers import REFUSALS, transactional_producer
 from fraudscale.metrics import KafkaMetrics
 from fraudscale.telemetry.logs import Logger
 
 GroupMetadata = Any
 """What the client makes of a member, its generation included: an offset of a member that was replaced is refused."""
+
+
+Refusal = tuple[Output, KafkaError]
+
+
+class OutputRefused(NotDelivered):
+    """The broker will never take some output of a batch; nothing of the batch was committed."""
+
+    def __init__(self, reason: str, refused: Sequence[Refusal] = (), records: int = 0) -> None:
+        super().__init__(reason)
+        self.refused = refused
+        """Which, and why; none where that isn't known, since requests hold many records."""
+        self.records = records
+        """Of the batch."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,7 @@ class Delivery:
         self._candidate: Producer | None = None
         self._open_aborted = False
         self._in_flight: _InFlight | None = None
+        self._singly = False
         self.deadline = float("inf")
         """`time.monotonic()` until which the broker is waited for; another thread may set it, as we stop."""
 
@@ -82,7 +97,7 @@ class Delivery:
         if self._producer is not None:
             return
         producer = self._candidate = self._candidate or transactional_producer(
-            self._settings, self._name, self._transactional_id
+            self._settings, self._name, self._transactional_id, singly=self._singly
         )
         try:
             producer.init_transactions(ASK_SECONDS)
@@ -92,6 +107,19 @@ class Delivery:
                 self._candidate = None
             raise
         self._producer, self._candidate, self._open_aborted = producer, None, False
+
+    def write_singly(self, singly: bool) -> bool:
+        """Say whether producers write each output in a request of its own; return whether that is new."""
+        if singly == self._singly:
+            return False
+        self.drop()
+        self._singly, self._candidate = singly, None
+        return True
+
+    @property
+    def granted(self) -> bool:
+        """Whether we have our transactional id, and so may write."""
+        return self._producer is not None
 
     def abort_open(self, group: Callable[[], GroupMetadata]) -> None:
         """Abort what an earlier producer left open; once per producer, before it commits anything.
@@ -117,6 +145,24 @@ class Delivery:
             raise
         self._open_aborted = True
 
+    def commit_alone(self, offsets: list[TopicPartition], group: Callable[[], GroupMetadata]) -> None:
+        """Commit offsets without outputs, at once; nothing is in flight.
+
+        Our own transaction, since a plain commit could overtake it or come after it.
+
+        Raises:
+            KafkaException: it failed, and the producer is dropped.
+        """
+        producer = self._producer
+        assert producer is not None  # noqa: S101 - it was granted
+        try:
+            producer.begin_transaction()
+            producer.send_offsets_to_transaction(offsets, group(), TRANSACTION_SECONDS)
+            producer.commit_transaction(TRANSACTION_SECONDS)
+        except KafkaException:
+            self._producer = None
+            raise
+
     def begin(
         self,
         records: int,
@@ -135,16 +181,20 @@ class Delivery:
             on_committed: called by `settle` once the transaction is committed.
 
         Raises:
-            NotDelivered: it failed; the producer is dropped.
+            OutputRefused: the broker will never take one; the producer is dropped.
+            NotDelivered: it failed otherwise; likewise.
         """
         producer = self._producer
         assert producer is not None  # noqa: S101 - here as long as a batch is
         try:
             producer.begin_transaction()
-            self._write(producer, outputs)
+            (self._write_singly if self._singly else self._write)(producer, outputs)
             metadata = group()
+        except OutputRefused as error:
+            raise self._failed(error, records) from None
         except KafkaException as error:
-            raise self._failed(_failure(error.args[0])) from error
+            failure = _failure(_cause(producer, error.args[0]))
+            raise self._failed(failure, records) from error
         self._in_flight = _InFlight(records, on_committed, time.monotonic() + SETTLE_SECONDS, Future())
         # in a thread, because a commit takes as long as scoring a batch; a daemon, because a broker that is gone must
         # not hold the end of the process up
@@ -178,7 +228,7 @@ class Delivery:
             raise self._failed(NotDelivered("the broker took too long to commit"))
         error = flight.done.exception()
         if isinstance(error, NotDelivered):
-            raise self._failed(error)
+            raise self._failed(error, flight.records)
         if error is not None:
             raise error
         self._link.back()
@@ -192,33 +242,62 @@ class Delivery:
             self.settle()
         self._producer = None
 
-    def _failed(self, error: NotDelivered) -> NotDelivered:
+    def _failed(self, error: NotDelivered, records: int = 0) -> NotDelivered:
         # Aborting could hang (librdkafka 2.16, messages that timed out), and wouldn't end what is still on its way.
         self._producer = None
         self._outcomes.labels("aborted").value += 1
+        if isinstance(error, OutputRefused):
+            error.records = records
         if isinstance(error, ProducerFenced):
             self._log.warning("producer_fenced", transactional_id=self._transactional_id, reason=str(error))
         return error
 
     def _write(self, producer: Producer, outputs: Iterable[Output]) -> None:
         produce = producer.produce
+        refused: list[Refusal] = []
         for output in outputs:
             try:
                 # by position it takes 0.7 µs less: partition, two names of a callback, timestamp
                 produce(output.topic, output.value, output.key, -1, None, None, 0, output.headers)
             except BufferError:
                 self._write_slowly(producer, output)
+            except KafkaException as error:
+                # refused by the client itself, which goes on: the others of the batch are learnt of at once
+                refused.append((output, _refusal(error)))
+        _raise_if(refused)
 
-    def _write_slowly(self, producer: Producer, output: Output) -> None:
+    def _write_singly(self, producer: Producer, outputs: Iterable[Output]) -> None:
+        """Await the report on each; the first refusal may keep those behind it from being sent."""
+        refused: list[Refusal] = []
+        for output in outputs:
+
+            def note(error: KafkaError | None, _: Any, output: Output = output) -> None:
+                if error is not None and error.code() in REFUSALS:
+                    refused.append((output, error))
+
+            try:
+                self._write_slowly(producer, output, note)
+            except KafkaException as error:
+                if not refused:
+                    refused.append((output, _refusal(error)))
+                break
+        producer.flush(TRANSACTION_SECONDS)
+        _raise_if(refused)
+
+    def _write_slowly(
+        self, producer: Producer, output: Output, on_delivery: Callable[..., None] | None = None
+    ) -> None:
         """Wait for room; what fails in the queue meanwhile makes `produce` raise."""
         until = min(self.deadline, time.monotonic() + TRANSACTION_SECONDS)
         while True:
-            producer.poll(0.05)
             try:
-                producer.produce(output.topic, output.value, output.key, headers=output.headers)
+                producer.produce(
+                    output.topic, output.value, output.key, on_delivery=on_delivery, headers=output.headers
+                )
             except BufferError:
                 if time.monotonic() > until:
                     raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no room")) from None  # noqa: SLF001
+                producer.poll(0.05)
             else:
                 return
 
@@ -243,16 +322,25 @@ def abort_open_transactions(
     Raises:
         KafkaException: it failed; the producer is of no use.
     """
+    failed: list[KafkaError] = []
     producer.begin_transaction()
     for topic in topics:
         found = producer.list_topics(topic, ASK_SECONDS).topics[topic]
         if found.error is not None:  # without partitions, as if there were nothing to end
             raise KafkaException(found.error)
         for partition in found.partitions:
-            producer.produce(topic, partition=partition)
+            # with a key, or a compacted topic would refuse it
+            producer.produce(
+                topic,
+                key=b"open",
+                partition=partition,
+                on_delivery=lambda error, _: failed.extend([error] if error else ()),
+            )
     producer.send_offsets_to_transaction([offset], group, TRANSACTION_SECONDS)
     if producer.flush(TRANSACTION_SECONDS):  # an abort forgets what was not sent yet
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "records wait to be rolled back"))  # noqa: SLF001
+    if failed:  # the client counts what was refused, the broker doesn't: this producer is spent
+        raise KafkaException(failed[0])
     producer.abort_transaction(TRANSACTION_SECONDS)
 
 
@@ -272,4 +360,31 @@ def _commit(
 
 
 def _failure(error: KafkaError) -> NotDelivered:
+    if error.code() in REFUSALS:
+        return OutputRefused(error.str())
     return (ProducerFenced if error.code() in FENCED else NotDelivered)(error.str())
+
+
+def _refusal(error: KafkaException) -> KafkaError:
+    """Return what the client says of an output that will always be refused; raise anything else."""
+    found: KafkaError = error.args[0]
+    if found.code() not in REFUSALS:
+        raise error
+    return found
+
+
+def _raise_if(refused: Sequence[Refusal]) -> None:
+    if refused:
+        output, error = refused[0]
+        raise OutputRefused(f"{output.topic}: {error.str()}", refused)
+
+
+def _cause(producer: Producer, error: KafkaError) -> KafkaError:
+    """Learn why a producer takes nothing more: asked to begin again, it says what its transaction failed of."""
+    if error.code() != KafkaError._STATE:  # noqa: SLF001
+        return error
+    try:
+        producer.begin_transaction()
+    except KafkaException as cause:
+        error = cause.args[0]
+    return error

@@ -11,8 +11,29 @@ SOURCE: Final = "source-record"
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
 REPLAYS: Final = "replays"
+LAST_OFFSET: Final = "last-offset"
+"""Of a dead letter that stands for a range of records, which begins with its source record."""
+OMITTED: Final = "omitted"
+OMITTABLE: Final = ("key", "value", "headers")
+"""Parts of a record that its dead letter may lack; `OMITTED` names those that it does."""
 
-VERDICT: Final = frozenset({REASON, ERROR_FIELD, ERROR_DETAIL, SOURCE})
+
+def sha256_of(part: str) -> str:
+    """Name the header with the hash of an omitted part."""
+    return f"{part}-sha256"
+
+
+VERDICT: Final = frozenset(
+    {
+        REASON,
+        ERROR_FIELD,
+        ERROR_DETAIL,
+        SOURCE,
+        LAST_OFFSET,
+        OMITTED,
+        *(sha256_of(part) for part in OMITTABLE),
+    }
+)
 """What a dead letter says of one failure: it doesn't go back with the record, and the next failure says it anew."""
 
 

@@ -6,9 +6,9 @@ and scored.
 
 import time
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.client import (
@@ -22,6 +22,7 @@ from fraudscale.kafka.client import (
 from fraudscale.kafka.delivery import Delivery
 from fraudscale.kafka.group_protocol import SESSION_MS, GroupProtocol, choose_protocol
 from fraudscale.kafka.messages import Batch, Output, Record, records_of
+from fraudscale.kafka.suspects import Suspects
 from fraudscale.metrics import KafkaMetrics
 from fraudscale.telemetry.logs import Logger, LogLimiter
 
@@ -29,10 +30,11 @@ LINGER_SECONDS: Final = 0.002
 """How long a batch waits for one more record when nothing is being committed: calm readers shouldn't wait."""
 STEP_SECONDS: Final = 0.005
 """How often a batch that fills while another commits looks whether that is done."""
+FIRST_RECORDS: Final = 100
 CHUNK_RECORDS: Final = 1000
-"""Taken from the client at once: so often the size of a batch is looked at."""
+"""Taken from the client at once, and at first: so often the size of a batch is looked at, and of its records."""
 BATCH_BYTES: Final = 16 * 1024 * 1024
-"""A batch whose values are that large is full, whatever its number of records."""
+"""A batch whose keys and values are that large is full, whatever its number of records."""
 LOOK_UP_SECONDS: Final = 0.3
 """Limit of one question for the group's commits: partitions that are not paused wait meanwhile."""
 LOOK_AGAIN_SECONDS: Final = 0.7
@@ -91,9 +93,10 @@ class Pipe:
         """Ours, but without a position that the broker has named."""
         self._look_again = 0.0
         self._fatal = False
+        self._suspects = Suspects(settings, log)
 
     def read(self, max_records: int, seconds: float) -> Batch:
-        """Wait up to `seconds` for a record; return it with what else is there: possibly nothing.
+        """Wait up to `seconds` for a record; return it with what else is there, or a range that is unreadable, or nothing.
 
         A batch ends when it is full, or when the one before it is committed: calm it is small, behind it grows.
 
@@ -103,6 +106,8 @@ class Pipe:
         consumer = self._connect(seconds)
         if consumer is None:
             return Batch([], time.perf_counter())
+        if self._suspects.their_turn():
+            return self._read_apart(consumer, max_records)
         self._revoked.clear()
         self._fatal = False
         records: list[Record] = []
@@ -130,6 +135,7 @@ class Pipe:
             on_committed: called, from a later call of ours, once the transaction is committed.
 
         Raises:
+            OutputRefused: the broker will never take an output of this batch, or of the one before it.
             NotDelivered: this batch or the one before it failed; both are read again as far as needed.
         """
         self._settle()
@@ -151,6 +157,11 @@ class Pipe:
             NotDelivered: it was aborted.
         """
         self._settle()
+
+    def write_singly(self, singly: bool) -> None:
+        """Write each output of the batches that follow in a request of its own, so that a refusal names it, or no longer."""
+        if self._delivery.write_singly(singly):
+            self._pause(self._owned)
 
     def give_back(self, batch: Batch) -> None:
         """Let the next `read` begin with this batch again, as far as its partitions are still ours.
@@ -240,7 +251,7 @@ class Pipe:
         self._fatal = False
         try:
             messages = self._consumer.consume(1, seconds)
-            self._pause({r.partition for r in records_of(messages, self._note_consumer_error, 0)})
+            self._pause({r.partition for r in records_of(messages, self._note_message_error, 0)})
         except KafkaException as error:
             self._note_consumer_error(error.args[0])
             self._fatal = True
@@ -254,6 +265,7 @@ class Pipe:
             self._consumer = None
         self._delivery.drop()
         self._paused.clear()
+        self._suspects.forget(self._owned)
         self._own(frozenset())
 
     def _note_consumer_error(self, error: KafkaError) -> None:
@@ -262,6 +274,11 @@ class Pipe:
             # a broker that has the new protocol, but not switched on, refuses the very first heartbeat
             self._protocol_refused = self._protocol_refused or not self._joined
         self._note_error(error)
+
+    def _note_message_error(self, error: KafkaError, message: Any) -> None:
+        self._note_consumer_error(error)
+        if self._suspects.note(error, message.partition()):
+            self._pause([message.partition()])
 
     def _note_error(self, error: KafkaError) -> None:
         if self._log_limiter.allows(error.name()):
@@ -273,7 +290,7 @@ class Pipe:
         until = time.monotonic() + seconds
         size = 0
         while len(records) < max_records and size < BATCH_BYTES:
-            count, wait, committing = CHUNK_RECORDS, STEP_SECONDS, self._delivery.committing
+            count, wait, committing = _chunk(len(records), size), STEP_SECONDS, self._delivery.committing
             if not committing and records:
                 wait = LINGER_SECONDS
             elif not committing:
@@ -281,8 +298,9 @@ class Pipe:
                 self._settle()
                 count, wait = 1, seconds
             chunk = consumer.consume(min(count, max_records - len(records)), wait)
-            records += records_of(chunk, self._note_consumer_error, int(time.time() * 1000))
-            size += sum(map(len, chunk))
+            read = records_of(chunk, self._note_message_error, int(time.time() * 1000))
+            records += read
+            size += sum(map(len, chunk)) + sum(len(record.key or b"") for record in read)
             # error events come as messages, and could go on for ever
             late = time.monotonic() > until
             drained = not committing and len(chunk) < count
@@ -297,7 +315,8 @@ class Pipe:
         """
         new = {p.partition for p in partitions}
         self._joined = True
-        consumer.incremental_assign([self._partition(p) for p in new])
+        # from the end on: nothing must be fetched, which may kill us, before it is paused
+        consumer.incremental_assign([self._partition(p, OFFSET_END) for p in new])
         self._own(self._owned | new)
         self._pause(new)
         self._note_change("assigned", new)
@@ -308,6 +327,7 @@ class Pipe:
         self._delivery.await_commit()  # the next owner begins at our commit, or at none of it
         self._revoked |= gone
         self._paused -= gone
+        self._suspects.forget(gone)
         self._own(self._owned - gone)
         self._note_change(kind, gone)
 
@@ -328,6 +348,7 @@ class Pipe:
         if self._consumer is not None and lost:
             self._consumer.pause([self._partition(p) for p in lost])
         self._paused |= lost
+        self._suspects.forget(lost, errors=False)
         self._look_again = 0.0
 
     def _find_positions(self) -> bool:
@@ -345,7 +366,12 @@ class Pipe:
             self._note_error(error.args[0])
             return False
         try:
-            for commit in commits(consumer, [self._partition(p) for p in self._paused], LOOK_UP_SECONDS):
+            found = commits(consumer, [self._partition(p) for p in self._paused], LOOK_UP_SECONDS)
+            self._note_begin(consumer, found)
+            for commit in found:
+                if commit.partition in self._suspects:
+                    self._paused.discard(commit.partition)
+                    continue
                 # where there is none, the group begins at the beginning
                 offset = commit.offset if commit.offset >= 0 else OFFSET_BEGINNING
                 position = self._partition(commit.partition, offset)
@@ -356,7 +382,29 @@ class Pipe:
             self._note_error(error.args[0])
             if self._paused < self._owned:
                 self._look_again = time.monotonic() + LOOK_AGAIN_SECONDS
-        return self._paused != self._owned
+        return self._delivery.granted and self._paused != self._owned
+
+    def _note_begin(self, consumer: Consumer, found: list[TopicPartition]) -> None:
+        """Let whoever comes after us know that we began to read here, should it be the death of us."""
+        notes = self._suspects.begin(consumer, found)
+        if notes:
+            self._settle()
+            self._delivery.commit_alone(notes, consumer.consumer_group_metadata)
+
+    def _read_apart(self, consumer: Consumer, max_records: int) -> Batch:
+        """Let a child read a partition that may be the death of us; it costs a second or two."""
+        self._settle()
+        batch, position = self._suspects.read(consumer, max_records)
+        if position is not None:
+            consumer.seek(position)
+            consumer.resume([position])
+        return batch
+
+
+def _chunk(records: int, size: int) -> int:
+    """How many to take at once: as many as fit if they are like those before, since a batch of a producer's may hold 1 GB."""
+    fit = (BATCH_BYTES - size) * records // size + 1 if size else CHUNK_RECORDS
+    return min(CHUNK_RECORDS, fit, max(FIRST_RECORDS, 4 * records))
 
 
 def _consumer(settings: KafkaSettings, name: str, protocol: str) -> Consumer:

@@ -14,6 +14,17 @@ from fraudscale.kafka.client import (
     client_settings,
 )
 
+TOO_LARGE: Final = frozenset(
+    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE}
+)
+REFUSALS: Final = TOO_LARGE | {
+    KafkaError.INVALID_RECORD,
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_TIMESTAMP,
+    KafkaError.POLICY_VIOLATION,
+    KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+}
+"""A broker that says one of these of a record will always say it: trying again is in vain."""
 QUEUE_KBYTES: Final = 64 * 1024
 """Room for what waits to be sent: full, writing waits, and with it reading."""
 
@@ -35,8 +46,13 @@ def idempotent_producer(settings: KafkaSettings, name: str, more: dict[str, Any]
     )
 
 
-def transactional_producer(settings: KafkaSettings, name: str, transactional_id: str) -> Producer:
-    """Make a producer; it may write once the broker has granted it the id (`init_transactions`)."""
+def transactional_producer(
+    settings: KafkaSettings, name: str, transactional_id: str, *, singly: bool = False
+) -> Producer:
+    """Make a producer; it may write once the broker has granted it the id (`init_transactions`).
+
+    `singly`, each record is a request of its own: slow, but what is refused then is that record.
+    """
     milliseconds = int(TRANSACTION_SECONDS * 1000)
     return idempotent_producer(
         settings,
@@ -46,7 +62,8 @@ def transactional_producer(settings: KafkaSettings, name: str, transactional_id:
             "transaction.timeout.ms": milliseconds,
             "message.timeout.ms": milliseconds,
             "queue.buffering.max.kbytes": QUEUE_KBYTES,
-        },
+        }
+        | ({"batch.num.messages": 1} if singly else {}),
     )
 
 

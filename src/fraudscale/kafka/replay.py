@@ -22,6 +22,7 @@ from fraudscale.kafka.headers import (
     ERROR_DETAIL,
     ERROR_FIELD,
     FIRST_SEEN,
+    OMITTED,
     REASON,
     REPLAYS,
     SOURCE,
@@ -30,7 +31,7 @@ from fraudscale.kafka.headers import (
     read_source,
 )
 from fraudscale.kafka.messages import Header, Output, Record
-from fraudscale.kafka.replayer import Replayer, TooLarge
+from fraudscale.kafka.replayer import RecordRefused, Replayer
 
 BATCH_RECORDS: Final = 500
 BATCH_BYTES: Final = 4 * 1024 * 1024
@@ -119,7 +120,7 @@ class ReplayFilter:
     """Which dead letters go back."""
 
     reason: str | None = None
-    """`validation` or `prediction`."""
+    """`validation`, `prediction` or `delivery`."""
     since: datetime | None = None
     """Dead-lettered then or later."""
     until: datetime | None = None
@@ -142,6 +143,8 @@ class ReplayFilter:
         headers = dict(letter.headers)
         if not source_topic(headers):
             return "foreign"  # nobody says where it belongs
+        if OMITTED in headers:
+            return "incomplete"
         at = datetime.fromtimestamp(min(letter.timestamp / 1000, LATEST), UTC)
         if (
             (self.reason and text(headers.get(REASON)) != self.reason)
@@ -162,7 +165,7 @@ class ReplayResult:
     sent: int = 0
     """Or would be, in a dry run."""
     left: Counter[str] = field(default_factory=Counter)
-    """Dead letters that stay, by reason: `filtered`, `failed_again`, `foreign`, `too_large`."""
+    """Dead letters that stay, by reason: see `LEFT`."""
     letters: list[dict[str, str | int]] = field(default_factory=list)
     """What would go; of a dry run only."""
     seconds: float = 0.0
@@ -205,7 +208,9 @@ def back(letter: Record) -> Output:
     headers = dict(letter.headers)
     kept: list[Header] = [(n, v) for n, v in letter.headers if n not in VERDICT and n != REPLAYS]
     count = b"%d" % (replays(headers) + 1)
-    return Output(source_topic(headers), letter.key, letter.value, [*kept, (REPLAYS, count)])
+    # where the topic of dead letters wanted a key that the record didn't have, it is the record's name
+    key = None if text(letter.key) == text(headers.get(SOURCE)) else letter.key
+    return Output(source_topic(headers), key, letter.value, [*kept, (REPLAYS, count)])
 
 
 def describe(letter: Record) -> dict[str, str | int]:
@@ -299,7 +304,10 @@ class Replay:
         self._expected[letter.partition] = letter.offset + 1
         if letter.offset in position or self._is_enough():
             return
-        if why := self._filter.left(letter):
+        why = self._filter.left(letter)
+        if why is None and not self._replayer.takes(source_topic(dict(letter.headers))):
+            why = "no_topic"  # waiting for it to be made would hold all others up
+        if why:
             self._result.left[why] += 1
             return
         self._pending.append(letter)
@@ -320,15 +328,15 @@ class Replay:
             time.sleep(max(0.0, self._began + self._result.sent / self._rate - time.monotonic()))
 
     def _send(self, letters: Sequence[Record]) -> None:
-        """Send dead letters as one transaction; where the broker finds one too large, in halves, to lose that one only."""
+        """Send dead letters as one transaction; where the broker refuses one, in halves, to lose that one only."""
         positions = {p: ReplayPosition(known.base, known.bits) for p, known in self._positions.items()}
         for letter in letters:
             positions[letter.partition].add(letter.offset)
         try:
             self._replayer.send([back(letter) for letter in letters], _commits(positions))
-        except TooLarge:
+        except RecordRefused as error:
             if len(letters) == 1:
-                self._result.left["too_large"] += 1
+                self._result.left["too_large" if error.too_large else "refused"] += 1
                 return
             middle = len(letters) // 2
             self._send(letters[:middle])
@@ -392,7 +400,10 @@ LEFT: Final = {
     "filtered": "not chosen",
     "failed_again": "sent back before and failed again (--again sends them)",
     "foreign": "without a source-record header: not written by us",
+    "incomplete": "without a part that was too large for them: the source record has it",
+    "no_topic": "the topic that they came from is gone, or may not be described",
     "too_large": "too large for the topic that they came from",
+    "refused": "refused by the topic that they came from, such as a record without a key by a compacted one",
 }
 
 

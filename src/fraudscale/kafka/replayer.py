@@ -20,8 +20,9 @@ from fraudscale.kafka.client import (
     client_settings,
     commits,
 )
+from fraudscale.kafka.delivery import abort_open_transactions
 from fraudscale.kafka.messages import Output, Record, records_of
-from fraudscale.kafka.producers import transactional_producer
+from fraudscale.kafka.producers import REFUSALS, TOO_LARGE, transactional_producer
 
 CHUNK_RECORDS: Final = 1000
 """Taken from the client at once."""
@@ -29,8 +30,12 @@ SILENCE_SECONDS: Final = 30.0
 """A replay that is sent nothing for so long, though there is more, gives up."""
 
 
-class TooLarge(NotDelivered):
-    """The target topic doesn't take a record for its size; nothing of the transaction was written."""
+class RecordRefused(NotDelivered):
+    """The target topic will never take some record, for its size or for another reason; nothing was written."""
+
+    def __init__(self, error: KafkaError) -> None:
+        super().__init__(error.str())
+        self.too_large = error.code() in TOO_LARGE
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Replayer:
         self._producer: Producer | None = None
         self._ends: dict[int, int] = {}
         self._refusal: KafkaError | None = None
+        self._topics: dict[str, bool] = {}
         self.reached: dict[int, int] = {}
         """Partition → offset up to which all was read, marks of transactions included; only once it was read to its end."""
         # It is given its partitions and joins nothing, so that the group stays free for commits from outside.
@@ -112,7 +118,7 @@ class Replayer:
         """Write the outputs, and commit the positions (partition → offset, metadata), as one transaction.
 
         Raises:
-            TooLarge: one of the outputs is; nothing was written.
+            RecordRefused: one of the outputs is, for good; nothing was written.
             NotDelivered: it failed; whether it was written the next `open` finds out.
         """
         producer = self._producer
@@ -141,9 +147,29 @@ class Replayer:
         self._consumer.close()
 
     def _fencing_producer(self) -> Producer:
+        """Make a producer that ends what an earlier one left open: where it wrote, and the position that it committed."""
         producer = transactional_producer(self._settings, self._group, self._group)
         producer.init_transactions(SETTLE_SECONDS)
+        topic = self._settings.kafka_topic
+        if self.takes(topic):
+            group = self._consumer.consumer_group_metadata()
+            # nobody reads the input in this group: a position there is of no use to anybody
+            abort_open_transactions(producer, (topic,), TopicPartition(topic, 0, 0), group)
         return producer
+
+    def takes(self, topic: str) -> bool:
+        """Tell whether a topic exists for us; asked once for each.
+
+        Raises:
+            BrokerUnavailable: no broker answered.
+        """
+        if topic not in self._topics:
+            try:
+                found = self._consumer.list_topics(topic, ASK_SECONDS).topics[topic]
+            except KafkaException as error:
+                raise self._unavailable(error.args[0]) from error
+            self._topics[topic] = found.error is None
+        return self._topics[topic]
 
     def _partitions(self) -> list[int]:
         found = self._consumer.list_topics(self._topic, ASK_SECONDS).topics[self._topic]
@@ -178,7 +204,7 @@ class Replayer:
         if partition in self._ends:
             self.reached[partition] = min(offset, self._ends.pop(partition))
 
-    def _check(self, error: KafkaError) -> None:
+    def _check(self, error: KafkaError, _: Any) -> None:
         if error.fatal():
             raise self._unavailable(error)
 
@@ -199,17 +225,17 @@ class Replayer:
 
     def _on_failure(self, error: KafkaError | None, _: Any) -> None:
         """One record's failure takes the others of the transaction with it, which are reported too."""
-        if self._refusal is None or (error and error.code() == KafkaError.MSG_SIZE_TOO_LARGE):
+        if self._refusal is None or (error and error.code() in REFUSALS):
             self._refusal = error
 
     def _rolled_back(self, producer: Producer, error: KafkaError) -> NotDelivered:
         with suppress(KafkaException):  # what can't be rolled back now is when the next one opens
             producer.abort_transaction(TRANSACTION_SECONDS)
         cause = self._refusal or error
-        if cause.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+        if cause.code() in REFUSALS:
             # librdkafka 2.16 counts the refused record's sequence number, the broker doesn't: this producer is spent
             self._producer = self._fencing_producer()
-            return TooLarge(cause.str())
+            return RecordRefused(cause)
         if error.code() in FENCED or cause.code() in FENCED:
             return ProducerFenced("another replay of this group has begun, so this one ends")
         return NotDelivered(f"a transaction failed ({cause.str()}); run it again: nothing is sent twice")

@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import chain
 from threading import Event, Thread, Timer
@@ -20,11 +20,13 @@ from fraudscale.config import (
 )
 from fraudscale.kafka.batch_trace import BatchSpans, trace_of
 from fraudscale.kafka.client import BrokerLink, NotDelivered
-from fraudscale.kafka.dead_letters import DeadLetter, DeadLetterLog, record_of
+from fraudscale.kafka.dead_letters import DeadLetter, DeadLetterLog, range_letter, record_of
+from fraudscale.kafka.delivery import OutputRefused
 from fraudscale.kafka.lag import LagReporter
-from fraudscale.kafka.messages import Batch
+from fraudscale.kafka.messages import Batch, Record, UnreadableRange
 from fraudscale.kafka.pipe import Pipe
 from fraudscale.kafka.plan import ModelBroken, Plan, plan
+from fraudscale.kafka.refusals import SINGLY_RECORDS, Refusals
 from fraudscale.kafka.watermarks import Watermarks
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
 from fraudscale.model_loader import default_loader
@@ -77,8 +79,10 @@ class Worker:
         self._active = counts.active.labels()
         self._scored = messages.produced.labels(settings.scored_topic)
         self._dead_lettered = messages.produced.labels(settings.dead_letter_topic)
+        self._unreadable = messages.skipped.labels(settings.kafka_topic)
         self._stopping = Event()
         self._failures = 0
+        self._refusals = Refusals()
         self._dead = DeadLetterLog(log)
 
     def run(self) -> None:
@@ -97,10 +101,19 @@ class Worker:
 
     def step(self) -> None:
         """Take one batch through, or give it back."""
+        singly = self._refusals.suspects > 0
+        most = self._settings.kafka_batch_records
         try:
-            batch = self._pipe.read(self._settings.kafka_batch_records, CALM_SECONDS)
-            if batch.records:
+            self._pipe.write_singly(singly)
+            batch = self._pipe.read(min(most, SINGLY_RECORDS) if singly else most, CALM_SECONDS)
+            if batch.unreadable is not None:
+                self._skip(batch, batch.unreadable)
+            elif batch.records:
                 self._take_through(batch)
+            if singly:
+                self._pipe.finish()
+        except OutputRefused as error:
+            self._back_off("batch_not_delivered", error, at_once=self._refusals.note(error))
         except NotDelivered as error:
             self._back_off("batch_not_delivered", error)
 
@@ -123,13 +136,32 @@ class Worker:
             return
         finally:
             self._active.value = 0
+        if self._refusals.pending:
+            self._refusals.apply(planned, batch.records, self._settings.dead_letter_topic)
         now, topic = datetime.now(UTC), self._settings.dead_letter_topic
         outputs = chain(planned.scored, [record_of(letter, topic, now) for letter in planned.dead])
         self._pipe.deliver(batch, outputs, self._after_commit(batch, planned, trace))
 
+    def _skip(self, batch: Batch, unreadable: UnreadableRange) -> None:
+        """Go on behind records that nobody can read; one dead letter names them."""
+        letter = range_letter(unreadable, self._settings.dead_letter_topic, datetime.now(UTC))
+        self._pipe.deliver(batch, [letter], lambda: self._skipped(unreadable))
+
+    def _skipped(self, unreadable: UnreadableRange) -> None:
+        self._dead_lettered.value += 1
+        self._unreadable.value += unreadable.count
+        self._log.error(
+            "records_skipped",
+            partition=unreadable.partition,
+            first_offset=unreadable.first,
+            last_offset=unreadable.last,
+            reason=unreadable.why,
+        )
+
     def _after_commit(self, batch: Batch, planned: Plan, trace: BatchTrace) -> Callable[[], None]:
         """Make what is called once readers can see the scores; it keeps no more of the batch than it needs."""
         scores, dead = planned.scores, planned.dead
+        told = batch.records if self._refusals.pending else ()
         batch_spans = BatchSpans(
             self._tracer,
             self._settings.kafka_group,
@@ -140,12 +172,15 @@ class Worker:
             self._scorer.last_pass if scores else None,
             delivering=perf_counter(),
         )
-        return lambda: self._committed(scores, dead, batch_spans)
+        return lambda: self._committed(scores, dead, told, batch_spans)
 
-    def _committed(self, scores: int, dead: list[DeadLetter], batch_spans: BatchSpans) -> None:
+    def _committed(
+        self, scores: int, dead: list[DeadLetter], told: Sequence[Record], batch_spans: BatchSpans
+    ) -> None:
         """Count what must not be counted before readers can see it."""
         batch_spans.end(perf_counter())
         self._failures = 0
+        self._refusals.forget(told)
         self._scored.value += scores
         self._dead_lettered.value += len(dead)
         self._validation.value += sum(letter.reason == "validation" for letter in dead)
@@ -166,8 +201,8 @@ class Worker:
         except Exception:  # whatever an engine raises, it doesn't work
             return False
 
-    def _back_off(self, event: str, error: Exception) -> None:
-        seconds = BACK_OFF_SECONDS[min(self._failures, len(BACK_OFF_SECONDS) - 1)]
+    def _back_off(self, event: str, error: Exception, *, at_once: bool = False) -> None:
+        seconds = 0.0 if at_once else BACK_OFF_SECONDS[min(self._failures, len(BACK_OFF_SECONDS) - 1)]
         self._failures += 1
         self._log.warning(event, reason=str(error), attempt=self._failures, retry_seconds=seconds)
         self._stopping.wait(seconds)

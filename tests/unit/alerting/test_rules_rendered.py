@@ -59,7 +59,9 @@ def test_windows_and_waits_are_divided_and_nothing_else_changes():
                 assert after[name] == faster(before[name], 10) != before[name]
                 seen.add(name)
             elif name == "expr":
-                wanted = re.sub(r"(?<=\[)\d+m(?=\])", lambda m: faster(m[0], 10), before["expr"])
+                wanted = re.sub(
+                    r"(?<=\[)\d+m(?=\])|(?<= offset )\d+m", lambda m: faster(m[0], 10), before["expr"]
+                )
                 assert after["expr"] == wanted.replace("_age_seconds) > 60", "_age_seconds) > 6")
                 seen |= set(re.findall(r"\[\d+m\]|_age_seconds\) > 60", before["expr"]))
             elif name == "annotations":

@@ -11,7 +11,7 @@ def failure(code, **flags):
 
 
 class FakeProducer:
-    """Notes each call by its name; `fails[name]` is raised by each call of that name, or by the first ones of a list."""
+    """Notes each call by its name; `fails[name]` is raised by each call of that name, or by those of a list where it isn't None."""
 
     def __init__(self, *, room: int = 1_000_000, **fails):
         self.calls = []
@@ -19,7 +19,9 @@ class FakeProducer:
         self.room = room
         """Records that fit before the queue is full; `poll` makes room for one more."""
         self.unsent = 0
-        self.topics = {"in.scored": [0, 1], "in.dead-letter": [0]}
+        self.reports = {}
+        """Key → what the report on a record with it says."""
+        self.topics = {"in.scored": [0, 1], "in.dead-letter": [0], "transactions": [0]}
 
     def _note(self, name, *details):
         self.calls.append((name, *details))
@@ -38,11 +40,13 @@ class FakeProducer:
     def begin_transaction(self):
         self._note("begin_transaction")
 
-    def produce(self, topic, value=None, key=None, partition=-1, *more, **named):
+    def produce(self, topic, value=None, key=None, partition=-1, on_delivery=None, *more, **named):
         if self.room <= 0:
             raise BufferError
         self.room -= 1
         self._note("produce", topic, partition)
+        if on_delivery is not None and (error := self.reports.get(key)) is not None:
+            on_delivery(error, None)
 
     def poll(self, seconds):
         self.room += 1

@@ -25,8 +25,8 @@ GOOD = {
 
 def record(offset: int, value: bytes | None = None, *, partition: int = 0, **more) -> Record:
     body = msgspec.json.encode(GOOD | {"transaction_id": f"t{offset}"}) if value is None else value
-    more = {"headers": (), "timestamp": 1_700_000_000_123} | more
-    return Record("in", partition, offset, f"k{offset}".encode(), body, **more)
+    more = {"headers": (), "timestamp": 1_700_000_000_123, "key": f"k{offset}".encode()} | more
+    return Record(topic="in", partition=partition, offset=offset, value=body, **more)
 
 
 def score(transactions, started, *, trace=NOT_TRACED, final=True):

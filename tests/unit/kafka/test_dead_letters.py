@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from hashlib import sha256
 
 import pytest
 import structlog
@@ -14,9 +15,10 @@ from fraudscale.kafka.dead_letters import (
     LONGEST_DETAIL,
     DeadLetter,
     DeadLetterLog,
+    range_letter,
     record_of,
 )
-from fraudscale.kafka.messages import Record
+from fraudscale.kafka.messages import Record, UnreadableRange
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 
@@ -51,14 +53,54 @@ def test_a_replayed_record_that_fails_again_keeps_its_first_time_and_has_each_he
     assert dict(output.headers)["source-record"] == "in/0/8"
 
 
-def test_a_record_too_large_for_its_dead_letter_goes_without_value_and_headers():
-    large = record(9, b"{" + b" " * MAX_RECORD_BYTES, partition=2, headers=[("own", b"x")])
+def test_a_record_too_large_for_its_dead_letter_goes_without_its_largest_part():
+    value = b"{" + b" " * MAX_RECORD_BYTES
+    large = record(9, value, partition=2, headers=[("own", b"x")])
     output = record_of(DeadLetter(large, "validation", "", "not JSON"), "dead", NOW)
     assert (output.key, output.value) == (b"k9", None)
     headers = dict(output.headers)
-    assert "own" not in headers
+    assert (headers["own"], headers["omitted"]) == (b"x", "value")
+    assert headers["value-sha256"] == sha256(value).hexdigest()
     assert headers["source-record"] == "in/2/9"
-    assert headers["error-detail"].startswith(b"not JSON (too large for a dead letter")
+    assert headers["error-detail"].startswith(
+        b"not JSON (too large for a dead letter: without value of 16777217 bytes"
+    )
+
+
+def test_a_refused_dead_letter_is_tried_again_with_less_each_time():
+    whole = record(9, b"v" * 30, headers=[("own", b"x" * 20)])
+    tries = [record_of(DeadLetter(whole, "validation", "", "", refusals=n), "dead", NOW) for n in range(4)]
+    omitted = [dict(output.headers).get("omitted") for output in tries]
+    assert omitted == [None, "value", "value,headers", "value,headers,key"]
+    last = dict(tries[3].headers)
+    assert (tries[3].key, tries[3].value) == (b"in/0/9", None)
+    assert last["headers-sha256"] == sha256(b"own" + b"x" * 20).hexdigest()
+    assert last["key-sha256"] == sha256(b"k9").hexdigest()
+
+
+def test_a_refused_dead_letter_without_a_key_is_tried_with_one_first():
+    keyless = record(9, b"v", key=None)
+    tries = [record_of(DeadLetter(keyless, "validation", "", "", refusals=n), "dead", NOW) for n in range(3)]
+    assert [(output.key, output.value) for output in tries] == [
+        (None, b"v"),
+        (b"in/0/9", b"v"),
+        (b"in/0/9", None),
+    ]
+    assert "omitted" not in dict(tries[1].headers)
+
+
+def test_what_producers_call_as_we_do_is_not_taken_for_ours():
+    came = [("omitted", b"value"), ("value-sha256", b"x"), ("last-offset", b"9")]
+    output = record_of(DeadLetter(record(0, headers=came), "validation", "", ""), "dead", NOW)
+    assert not {"omitted", "value-sha256", "last-offset"} & dict(output.headers).keys()
+
+
+def test_a_range_is_named_by_its_first_and_last_offset():
+    output = range_letter(UnreadableRange("in", 3, 5, 404, "400 records"), "dead", NOW)
+    headers = dict(output.headers)
+    assert (output.key, output.value) == (b"in/3/5", None)
+    assert (headers["source-record"], headers["last-offset"]) == ("in/3/5", "404")
+    assert (headers["reason"], headers["omitted"]) == ("unreadable", "key,value,headers")
 
 
 def test_the_detail_of_a_dead_letter_is_bounded():
@@ -88,6 +130,6 @@ def test_key_and_headers_count_for_the_size_of_a_dead_letter(grown):
         else {"key": b"k", "headers": [("x", b"h" * half)]}
     )
     large = Record("in", 0, 0, more["key"], b"v" * half, more["headers"], 0)
-    assert record_of(DeadLetter(large, "validation", "", ""), "dead", NOW).value is None
+    assert "omitted" in dict(record_of(DeadLetter(large, "validation", "", ""), "dead", NOW).headers)
     small = Record("in", 0, 0, b"k", b"v" * half, (), 0)
     assert record_of(DeadLetter(small, "validation", "", ""), "dead", NOW).value == small.value

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka import delivery as module
+from fraudscale.kafka import producers
 from fraudscale.kafka.client import BrokerLink, NotDelivered, ProducerFenced
-from fraudscale.kafka.delivery import Delivery, abort_open_transactions
+from fraudscale.kafka.delivery import Delivery, OutputRefused, abort_open_transactions
 from fraudscale.kafka.messages import Output
 from fraudscale.metrics import KafkaMetrics
 
@@ -30,7 +31,7 @@ def delivery_of(monkeypatch, metrics):
 
     def make(*producers):
         made = iter(producers)
-        monkeypatch.setattr(module, "transactional_producer", lambda *_: next(made))
+        monkeypatch.setattr(module, "transactional_producer", lambda *_, **__: next(made))
         settings, log = KafkaSettings(kafka_topic="in", kafka_group="g"), structlog.get_logger()
         link = BrokerLink("kafka:9092", log)
         return Delivery(settings, "name", "g-r", metrics=metrics, link=link, log=log)
@@ -167,6 +168,98 @@ def test_what_nobody_expected_is_raised_where_it_is_noticed(delivery_of):
     deliver(delivery)
     with pytest.raises(ZeroDivisionError):
         delivery.settle()
+
+
+# --- what the broker will never take
+
+
+def refused(code):
+    return KafkaError(code, "refused")
+
+
+@pytest.mark.parametrize("code", sorted(producers.REFUSALS))
+def test_a_refusal_for_good_is_told_from_other_failures(delivery_of, code):
+    delivery = delivery_of(FakeProducer(commit_transaction=failure(code)))
+    delivery.ask_for_id()
+    deliver(delivery)
+    with pytest.raises(OutputRefused) as caught:
+        delivery.settle()
+    assert (caught.value.refused, caught.value.records) == ((), 5)
+
+
+def test_a_refusal_that_stops_the_writing_is_found_behind_the_state_of_the_producer(delivery_of):
+    spent = FakeProducer(
+        produce=failure(KafkaError._STATE), begin_transaction=[None, failure(KafkaError.INVALID_RECORD)]
+    )
+    delivery = delivery_of(spent)
+    delivery.ask_for_id()
+    with pytest.raises(OutputRefused):
+        deliver(delivery)
+
+
+def test_a_producer_in_a_wrong_state_without_a_cause_is_no_refusal(delivery_of):
+    delivery = delivery_of(FakeProducer(produce=failure(KafkaError._STATE)))
+    delivery.ask_for_id()
+    with pytest.raises(NotDelivered) as caught:
+        deliver(delivery)
+    assert type(caught.value) is NotDelivered
+
+
+def test_what_the_client_itself_refuses_is_named_with_all_others_of_the_batch(delivery_of):
+    wrong = failure(KafkaError.MSG_SIZE_TOO_LARGE)
+    delivery = delivery_of(FakeProducer(produce=[wrong, None, wrong]))
+    delivery.ask_for_id()
+    outputs = [Output("in.scored", b"%d" % i, b"v", []) for i in range(4)]
+    with pytest.raises(OutputRefused) as caught:
+        deliver(delivery, outputs)
+    assert [output.key for output, _ in caught.value.refused] == [b"0", b"2"]
+
+
+def test_written_singly_a_refused_output_is_named_and_one_that_fails_with_it_is_not(delivery_of):
+    first, singly = FakeProducer(), FakeProducer()
+    singly.reports = {
+        b"1": refused(KafkaError.MSG_SIZE_TOO_LARGE),
+        b"2": refused(KafkaError._PURGE_QUEUE),
+    }
+    delivery = delivery_of(first, singly)
+    delivery.ask_for_id()
+    assert delivery.write_singly(True)
+    assert not delivery.write_singly(True)
+    delivery.ask_for_id()
+    with pytest.raises(OutputRefused) as caught:
+        deliver(delivery, [Output("in.scored", b"%d" % i, b"v", []) for i in range(4)])
+    assert [output.key for output, _ in caught.value.refused] == [b"1"]
+
+
+def test_written_singly_without_a_refusal_a_batch_is_committed(delivery_of, metrics):
+    delivery = delivery_of(FakeProducer())
+    delivery.write_singly(True)
+    delivery.ask_for_id()
+    deliver(delivery)
+    delivery.settle()
+    assert metrics.transactions.labels("committed").value == 1
+
+
+def test_open_transactions_that_could_not_be_touched_spend_their_producer():
+    producer = FakeProducer()
+    producer.reports = {b"open": refused(KafkaError.INVALID_RECORD)}
+    with pytest.raises(KafkaException):
+        abort_open_transactions(producer, ("in.scored",), TopicPartition("in.dead-letter", 0, 0), "group")
+
+
+def test_offsets_alone_are_a_transaction_of_their_own(delivery_of):
+    producer = FakeProducer(commit_transaction=[None, failure(KafkaError._TIMED_OUT)])
+    delivery = delivery_of(producer)
+    delivery.ask_for_id()
+    delivery.commit_alone([TopicPartition("in", 0, 7, "note")], lambda: "group")
+    assert producer.calls[1:] == [
+        ("begin_transaction",),
+        ("send_offsets", [("in", 0, 7, "note")], "group"),
+        ("commit_transaction",),
+    ]
+    with pytest.raises(KafkaException):
+        delivery.commit_alone([TopicPartition("in", 0, 7, "note")], lambda: "group")
+    assert not delivery.granted
 
 
 # --- how long

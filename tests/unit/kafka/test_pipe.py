@@ -5,7 +5,7 @@ from concurrent.futures import Future
 import pytest
 import structlog
 from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, TopicPartition
-from fake_clients import failure
+from fake_clients import FakeProducer, failure
 from structlog.testing import capture_logs
 
 from fraudscale.config import KafkaSettings
@@ -86,6 +86,7 @@ class FakePlace:
     def __init__(self, partition, unstable):
         self.partition = partition
         self.offset = OFFSET_INVALID if unstable else 5
+        self.metadata = ""
         self.error = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT) if unstable else None
 
 
@@ -99,7 +100,7 @@ def pipe_on(consumer, owned):
         on_owned=lambda _: None,
     )
     pipe._consumer, pipe._owned = consumer, frozenset(owned)
-    pipe._delivery._producer, pipe._delivery._open_aborted = object(), True
+    pipe._delivery._producer, pipe._delivery._open_aborted = FakeProducer(), True
     return pipe
 
 

@@ -2,7 +2,9 @@ import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
+from confluent_kafka import KafkaError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ from fraudscale.kafka.replay import (
     parse_time,
     replays,
 )
-from fraudscale.kafka.replayer import PartitionState, TooLarge
+from fraudscale.kafka.replayer import PartitionState, RecordRefused
 
 AT = 1_700_000_000_000
 """2023-11-14T22:13:20Z"""
@@ -172,10 +174,10 @@ def test_replays_are_counted_once_each(was, becomes):
 
 
 class FakeReplayer:
-    """A topic in memory; refuses what is in `too_large`."""
+    """A topic in memory; refuses what is in `refused`, by what the broker says."""
 
-    def __init__(self, letters, committed=None, metadata="", too_large=()):
-        self.letters, self.too_large = letters, too_large
+    def __init__(self, letters, committed=None, metadata="", refused=None, gone=()):
+        self.letters, self.refused, self.gone = letters, refused or {}, gone
         self.place = PartitionState(0, len(letters) + 1, committed, metadata)
         self.sent: list[list[int]] = []
         self.places = {}
@@ -194,10 +196,13 @@ class FakeReplayer:
             self.reached = {0: self.place.end}
         return records
 
+    def takes(self, topic):
+        return topic not in self.gone
+
     def send(self, outputs, places):
         keys = [output.key for output in outputs]
-        if set(keys) & set(self.too_large):
-            raise TooLarge("too large")
+        if found := set(keys) & self.refused.keys():
+            raise RecordRefused(KafkaError(self.refused[min(found)]))
         self.sent.append([int(key[1:]) for key in keys])
         self.places = places
 
@@ -247,16 +252,35 @@ def test_a_dry_run_opens_nothing_to_write_and_lists_what_would_go():
     assert "0/1  2023-11-14T00:00:00Z  t1  validation hour" in as_text(result)
 
 
-def test_one_that_is_too_large_stays_alone():
-    replayer = FakeReplayer([letter(i) for i in range(7)], too_large={b"t4"})
+def test_one_that_is_refused_stays_alone():
+    refused = {b"t4": KafkaError.RECORD_LIST_TOO_LARGE, b"t5": KafkaError.INVALID_RECORD}
+    replayer = FakeReplayer([letter(i) for i in range(7)], refused=refused)
     result = go(replayer)
-    assert (result.sent, result.left) == (6, Counter(too_large=1))
+    assert (result.sent, result.left) == (5, Counter(too_large=1, refused=1))
     assert replayer.places[0][0] == 4
+
+
+def test_one_whose_topic_is_gone_stays_and_holds_nobody_up():
+    other = letter(1, source=b"gone/0/1")
+    result = go(FakeReplayer([letter(0), other, letter(2)], gone={"gone"}))
+    assert (result.sent, result.left) == (2, Counter(no_topic=1))
+
+
+def test_one_that_lacks_a_part_of_its_record_stays():
+    result = go(FakeReplayer([letter(0), letter(1, omitted=b"value")]))
+    assert (result.sent, result.left) == (1, Counter(incomplete=1))
+
+
+def test_a_record_that_had_no_key_goes_back_without_one():
+    named = letter(3)
+    source = dict(named.headers)["source-record"]
+    assert back(msgspec.structs.replace(named, key=source)).key is None
 
 
 def test_the_answer_for_scripts_has_every_count():
     answer = json.loads(as_json(ReplayResult("in.dead-letter", dry_run=False, sent=2)))
-    assert answer["left"] == {"filtered": 0, "failed_again": 0, "foreign": 0, "too_large": 0}
+    assert answer["left"] == dict.fromkeys(replay_module.LEFT, 0)
+    assert {"filtered", "failed_again", "foreign", "too_large"} <= answer["left"].keys()
     assert (answer["sent"], "letters" in answer) == (2, False)
 
 

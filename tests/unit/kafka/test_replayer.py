@@ -10,9 +10,11 @@ from fraudscale.config import KafkaSettings
 from fraudscale.kafka import replayer as module
 from fraudscale.kafka.client import BrokerUnavailable, NotDelivered, ProducerFenced
 from fraudscale.kafka.messages import Output
-from fraudscale.kafka.replayer import PartitionState, Replayer, TooLarge
+from fraudscale.kafka.replayer import PartitionState, RecordRefused, Replayer
 
 OUTPUT = Output("in", b"k", b"v", [])
+ENDS_WHAT_IS_OPEN = ["begin_transaction", "produce", "send_offsets", "flush", "abort_transaction"]
+"""What each producer does first."""
 END = KafkaError(KafkaError._PARTITION_EOF)
 
 
@@ -86,7 +88,7 @@ def test_it_knows_where_each_partition_stands_and_fences_others(opened):
     producer = FakeProducer()
     replayer = opened(producer)
     assert replayer.states == {0: PartitionState(2, 10, 4, "meta"), 1: PartitionState(2, 10, None, "")}
-    assert producer.names() == ["init_transactions"]
+    assert producer.names() == ["init_transactions", *ENDS_WHAT_IS_OPEN]
 
 
 def test_to_look_only_fences_nobody(opened):
@@ -134,11 +136,11 @@ def test_only_a_fatal_error_ends_the_reading(opened, consumer):
 
 
 def test_records_and_positions_go_in_one_transaction(opened):
-    producer = FakeProducer(room=1)
+    producer = FakeProducer(room=2)
     producer.produce = lambda topic, *_, **__: FakeProducer.produce(producer, topic)
     replayer = opened(producer)
     replayer.send([OUTPUT, OUTPUT], {0: (5, "meta")})
-    assert producer.calls[1:] == [
+    assert producer.calls[6:] == [
         ("begin_transaction",),
         ("produce", "in", -1),
         ("produce", "in", -1),
@@ -153,7 +155,9 @@ def test_records_and_positions_go_in_one_transaction(opened):
     [(KafkaError._TIMED_OUT, NotDelivered), (KafkaError._FENCED, ProducerFenced)],
 )
 def test_what_fails_is_aborted_and_named(opened, code, kind):
-    producer = FakeProducer(commit_transaction=failure(code), abort_transaction=failure(KafkaError._STATE))
+    producer = FakeProducer(
+        commit_transaction=failure(code), abort_transaction=[None, failure(KafkaError._STATE)]
+    )
     replayer = opened(producer)
     with pytest.raises(NotDelivered) as caught:
         replayer.send([OUTPUT], {0: (5, "")})
@@ -165,14 +169,15 @@ def test_a_record_that_is_too_large_is_told_from_the_others_that_fail_with_it(op
     spent, fresh = FakeProducer(commit_transaction=failure(KafkaError._STATE)), FakeProducer()
     replayer = opened(spent, fresh)
     reports = [KafkaError._PURGE_QUEUE, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._PURGE_QUEUE]
-    spent.flush = lambda _: [replayer._on_failure(KafkaError(code), None) for code in reports]
-    with pytest.raises(TooLarge):
+    replayer._producer.flush = lambda _: [replayer._on_failure(KafkaError(code), None) for code in reports]
+    with pytest.raises(RecordRefused) as caught:
         replayer.send([OUTPUT], {0: (5, "")})
+    assert caught.value.too_large
     replayer.send([OUTPUT], {0: (5, "")})
     assert fresh.names()[-1] == "commit_transaction", "the client's first producer is spent"
 
 
 def test_its_end_aborts_what_is_open(opened, consumer):
-    producer = FakeProducer(abort_transaction=failure(KafkaError._STATE))
+    producer = FakeProducer(abort_transaction=[None, failure(KafkaError._STATE)])
     opened(producer).close()
     assert (producer.names()[-1], consumer.closed) == ("abort_transaction", True)

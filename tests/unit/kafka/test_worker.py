@@ -6,12 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 import structlog
+from confluent_kafka import KafkaError
 from scored_records import PASSING_ON, failing_on, record, score
 from structlog.testing import capture_logs
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.client import NotDelivered
-from fraudscale.kafka.messages import Batch
+from fraudscale.kafka.delivery import OutputRefused
+from fraudscale.kafka.messages import Batch, Output, UnreadableRange
+from fraudscale.kafka.refusals import SINGLY_RECORDS
 from fraudscale.kafka.worker import ForcedStop, Worker
 from fraudscale.metrics import KafkaMetrics, ModelMetrics
 
@@ -34,6 +37,9 @@ class FakePipe:
             raise NotDelivered("no")
         self.delivered.append((batch, list(outputs)))
         on_committed()
+
+    def write_singly(self, singly):
+        self.singly = singly
 
     def finish(self):
         """Nothing is in flight: each batch was committed at once."""
@@ -78,6 +84,44 @@ def test_bad_input_that_was_not_delivered_is_not_counted_yet(loop):
         worker.step()
     assert [line["event"] for line in lines] == ["batch_not_delivered"]
     assert counts.errors.labels("validation").value == 0
+
+
+def test_a_refused_score_is_found_in_small_batches_and_becomes_a_dead_letter_at_once(loop):
+    batch = Batch([record(0), record(1)], 0.0)
+    pipe, most, finished = FakePipe(*[batch] * 3), [], []
+    read, deliver = pipe.read, pipe.deliver
+    score_of_1 = Output("in.scored", b"k1", b"v", [("source-record", "in/0/1")])
+    wrong = (score_of_1, KafkaError(KafkaError.MSG_SIZE_TOO_LARGE, "too large"))
+    refusals = iter([OutputRefused("no", (), 2), OutputRefused("no", [wrong], 2)])
+
+    def refusing_twice(*details):
+        if refusal := next(refusals, None):
+            raise refusal
+        deliver(*details)
+
+    pipe.deliver = refusing_twice
+    pipe.read = lambda count, seconds: (most.append((count, pipe.singly)), read(count, seconds))[1]
+    pipe.finish = lambda: finished.append(True)
+    worker, _ = loop(pipe)
+    with capture_logs() as lines:
+        for _ in range(4):
+            worker.step()
+    assert most == [(10_000, False), (SINGLY_RECORDS, True), (SINGLY_RECORDS, True), (10_000, False)]
+    assert len(finished) == 1, "whether it was refused must be known before the next batch is read"
+    ((_, outputs),) = pipe.delivered
+    assert [(o.topic, o.key) for o in outputs] == [("in.scored", b"k0"), ("in.dead-letter", b"k1")]
+    assert [(x["event"], x.get("retry_seconds")) for x in lines[:2]] == [("batch_not_delivered", 0.0)] * 2
+
+
+def test_a_range_that_nobody_can_read_is_one_dead_letter_and_counted_by_record(loop):
+    pipe = FakePipe(Batch([], 0.0, UnreadableRange("in", 0, 5, 404, "400 records")))
+    worker, _ = loop(pipe)
+    with capture_logs() as lines:
+        worker.step()
+    ((_, (letter,)),) = pipe.delivered
+    assert (letter.topic, letter.key) == ("in.dead-letter", b"in/0/5")
+    assert worker._unreadable.value == 400
+    assert [(x["event"], x["first_offset"], x["last_offset"]) for x in lines] == [("records_skipped", 5, 404)]
 
 
 def test_a_broken_model_gives_the_batch_back(loop):

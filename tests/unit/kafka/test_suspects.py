@@ -1,0 +1,190 @@
+"""When a partition is read apart, and what is skipped."""
+
+from types import SimpleNamespace
+
+import pytest
+import structlog
+from confluent_kafka import KafkaError
+from scored_records import record
+from structlog.testing import capture_logs
+
+from fraudscale.config import KafkaSettings
+from fraudscale.kafka import suspects as module
+from fraudscale.kafka.apart import BROKEN, GIVEN, NOTHING, SILENT, Apart
+from fraudscale.kafka.attempts import FORGOTTEN_SECONDS, Beginnings, Reader
+from fraudscale.kafka.batch_headers import BatchHeader
+from fraudscale.kafka.suspects import BAD_READS, DEATHS, ERRORS, GOOD_READS, Suspects
+
+END = BatchHeader(5, 8, 4600, "zstd", False, -1, 0)
+CAN_NOT_UNPACK = KafkaError(KafkaError._BAD_COMPRESSION)
+
+
+class FakeConsumer:
+    """A topic of one partition, from offset 3 to 9."""
+
+    def __init__(self, end=9):
+        self.end = end
+
+    def get_watermark_offsets(self, partition, seconds):
+        return 3, self.end
+
+    def list_topics(self, topic, seconds):
+        partitions = {0: SimpleNamespace(leader=1)}
+        return SimpleNamespace(
+            topics={topic: SimpleNamespace(partitions=partitions)},
+            brokers={1: SimpleNamespace(host="h", port=9)},
+        )
+
+
+def commit(offset=5, metadata=""):
+    return SimpleNamespace(partition=0, offset=offset, metadata=metadata)
+
+
+def begun(count, *, ago=1.0):
+    return Beginnings(count, module.time.time() - ago, "other").dump()
+
+
+@pytest.fixture
+def suspects():
+    return Suspects(KafkaSettings(kafka_topic="in"), structlog.get_logger())
+
+
+def noted(notes):
+    ((place, note),) = [((p.topic, p.partition, p.offset), Beginnings.load(p.metadata)) for p in notes]
+    return place, note.count
+
+
+# --- who began
+
+
+@pytest.mark.parametrize(
+    ("metadata", "count"),
+    [
+        ("", 1),
+        (None, 1),
+        ("somebody else's", 1),
+        (begun(1), 2),
+        (begun(7), 8),
+        (begun(7, ago=FORGOTTEN_SECONDS + 1), 1),
+        (begun(7, ago=-3600), 1),
+    ],
+)
+def test_a_beginning_counts_those_in_a_row_that_are_not_long_ago(suspects, metadata, count):
+    assert noted(suspects.begin(FakeConsumer(), [commit(5, metadata)])) == (("in", 0, 5), count)
+
+
+def test_the_same_reader_begins_once(suspects):
+    (note,) = suspects.begin(FakeConsumer(), [commit()])
+    assert suspects.begin(FakeConsumer(), [commit(5, note.metadata)]) == []
+    assert Reader().begin(note.metadata).count == 2
+
+
+def test_a_group_without_a_commit_notes_that_it_begins_at_the_beginning(suspects):
+    assert noted(suspects.begin(FakeConsumer(), [commit(-1001)])) == (("in", 0, 3), 1)
+
+
+# --- when a child reads
+
+
+@pytest.mark.parametrize(
+    ("before", "end", "apart"), [(DEATHS - 1, 9, False), (DEATHS, 9, True), (DEATHS, 5, False)]
+)
+def test_a_child_reads_after_two_deaths_where_something_waits(suspects, before, end, apart):
+    suspects.begin(FakeConsumer(end), [commit(5, begun(before))])
+    assert ((0 in suspects), suspects.their_turn()) == (apart, apart)
+
+
+def test_a_child_reads_what_the_client_can_not_unpack_again_and_again(suspects):
+    assert not suspects.note(KafkaError(KafkaError._TRANSPORT), 0)
+    assert [suspects.note(CAN_NOT_UNPACK, 0) for _ in range(ERRORS)] == [False] * (ERRORS - 1) + [True]
+    suspects.begin(FakeConsumer(), [commit()])
+    suspects.forget([0], errors=False)
+    assert 0 not in suspects
+    suspects.begin(FakeConsumer(), [commit()])
+    assert 0 in suspects
+    suspects.forget([0])
+    suspects.begin(FakeConsumer(), [commit()])
+    assert 0 not in suspects
+
+
+def test_other_partitions_have_every_other_turn(suspects):
+    suspects.begin(FakeConsumer(), [commit(5, begun(DEATHS))])
+    assert [suspects.their_turn() for _ in range(4)] == [True, False, True, False]
+
+
+# --- what it finds
+
+
+@pytest.fixture
+def reads(suspects, monkeypatch):
+    """`reads(*found)`: what children find, one after the other → where each began, and what came of each."""
+
+    def run(*found, end=END, most=100):
+        begun_at, children = [], iter(found)
+
+        def read_apart(client, topic, partition, offset):
+            assert "logger" not in client
+            begun_at.append(offset)
+            return next(children)
+
+        def batch_at(address, topic, partition, offset):
+            if isinstance(end, Exception):
+                raise end
+            return end
+
+        monkeypatch.setattr(module, "read_apart", read_apart)
+        monkeypatch.setattr(module, "batch_at", batch_at)
+        suspects.begin(FakeConsumer(), [commit(5, begun(DEATHS))])
+        with capture_logs():
+            return begun_at, [suspects.read(FakeConsumer(), most) for _ in found]
+
+    return run
+
+
+def given(*offsets):
+    return Apart([record(offset) for offset in offsets], GIVEN)
+
+
+DEAD = Apart([], BROKEN, "too much")
+
+
+def test_what_it_can_read_goes_on_and_then_we_read_ourselves(suspects, reads):
+    begun_at, found = reads(given(5, 6), *[given(7 + i) for i in range(GOOD_READS - 1)])
+    assert begun_at == [5, 7, 8]
+    assert [[r.offset for r in batch.records] for batch, _ in found] == [[5, 6], [7], [8]]
+    assert [position and position.offset for _, position in found] == [None, None, 9]
+    assert 0 not in suspects
+
+
+def test_no_more_is_taken_than_fits(reads):
+    begun_at, found = reads(given(5, 6, 7), given(7), most=2)
+    assert begun_at == [5, 7]
+    assert [r.offset for r in found[0][0].records] == [5, 6]
+
+
+def test_what_no_child_can_read_is_skipped_to_the_end_of_its_batch(reads):
+    begun_at, found = reads(*[DEAD] * BAD_READS, given(9), Apart([], NOTHING))
+    ranges = [batch.unreadable for batch, _ in found]
+    assert ranges[: BAD_READS - 1] == [None] * (BAD_READS - 1), "one may have died of something else"
+    skipped = ranges[BAD_READS - 1]
+    assert (skipped.first, skipped.last, skipped.count) == (5, 8, 4)
+    assert skipped.why == "4 records in 4600 bytes of zstd: too much"
+    assert found[BAD_READS - 1][0].next_offsets() == {0: 9}
+    assert begun_at == [5, 5, 9, 10]
+    assert found[-1][1].offset == 10
+
+
+def test_a_child_that_dies_once_skips_nothing(reads):
+    _, found = reads(DEAD, given(5), DEAD)
+    assert [batch.unreadable for batch, _ in found] == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("child", "end"), [(Apart([], SILENT), BatchHeader(5, 8, 1, "gzip", False, -1, 0)), (DEAD, OSError("no"))]
+)
+def test_without_proof_or_without_its_end_nothing_is_skipped(suspects, reads, child, end):
+    _, found = reads(*[child] * 4, end=end)
+    assert [(batch.records, batch.unreadable, position) for batch, position in found] == [
+        ([], None, None)
+    ] * 4
+    assert 0 in suspects
