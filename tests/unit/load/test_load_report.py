@@ -1,6 +1,7 @@
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 
 from fraudscale.load import picture
 from fraudscale.load.arrivals import RecordedArrivals
@@ -81,3 +82,43 @@ def test_a_run_without_answers_and_without_prometheus_has_a_picture_too(tmp_path
 def test_without_a_prometheus_that_answers_nothing_is_known_of_the_platform():
     assert history(None, 0, 10, topic="t", group="g") == History()
     assert history("http://127.0.0.1:9", 0, 10, topic="t", group="g") == History()
+
+
+OVER_KAFKA = """\
+constant load over kafka to transactions at 127.0.0.1:9092, 10 s, even arrivals
+
+offered            10.0/s   100 transactions
+achieved           10.0/s   100 sent; kept the rate
+ok                    100   scored
+errors                  0
+missing                 2   sent, and no committed score seen
+duplicates              1   scores of an input record that had one
+
+ms                        p50      p95      p99      max
+latency                  20.0     20.0     20.0     20.0   from the intended send time to the committed score
+late sends                1.0      1.0      1.0      1.0   part of the latency"""
+OVER_HTTP = """\
+constant load over http to http://127.0.0.1:8000, 10 s, even arrivals, interrupted
+
+offered            10.0/s   100 transactions
+achieved           10.0/s   100 sent; kept the rate
+ok                    100   scored
+errors                  4   503: 3, timeout: 1
+
+ms                        p50      p95      p99      max
+latency                  20.0     20.0     20.0     20.0   from the intended send time to the answer
+late sends                1.0      1.0      1.0      1.0   part of the latency"""
+
+
+def test_the_table_says_what_goes_with_each_way_in():
+    over_kafka = report(missing=2, duplicates=1)
+    assert table(over_kafka) == OVER_KAFKA
+    run = structs.replace(RUN, over="http", target="http://127.0.0.1:8000")
+    errors = {"503": 3, "timeout": 1}
+    assert table(structs.replace(over_kafka, run=run, interrupted=True, errors=errors)) == OVER_HTTP
+
+
+def test_the_last_window_may_be_shorter_and_keeps_its_rate():
+    points = report(taken=75, scored=75, stopped_at=7.5).over_time
+    assert [(p.t, p.offered_rate, p.achieved_rate) for p in points][-2:] == [(6, 10, 10), (7, 10, 10)]
+    assert [p.ok for p in points] == [10] * 7 + [5]

@@ -59,3 +59,11 @@ def test_in_flight_is_what_was_sent_and_not_answered():
     assert measures.in_flight == 3
     assert measures.sample(2.5) is measures.windows[2]
     assert measures.windows[2].in_flight == 3
+
+
+def test_after_the_end_nothing_more_is_noted_of_what_is_in_flight():
+    measures = Measures(10)
+    measures.took(9, 9)
+    measures.sample(9.9)
+    measures.scored(9, 10)
+    assert measures.sample(10.0).in_flight == 1
