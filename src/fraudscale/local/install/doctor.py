@@ -26,7 +26,7 @@ MEMORY_BYTES: Final = 4 * 1024**3
 """All components with four replicas use about 2.5 GB; training a first model beside them some more."""
 DISK_BYTES: Final = 2 * 1024**3
 OPEN_FILES: Final = 10_000
-"""The balancer alone wants 8,250: two for each of its 4,096 connections, and some."""
+"""The balancer alone wants 8,216: two for each of its 4,096 connections, and some."""
 WANTED_OPEN_FILES: Final = 65_536
 _ODD: Final = re.compile(r"[^A-Za-z0-9 ._/+@=~-]")
 """Means something to at least one component in whose configuration, class path or address a folder's path is written."""
