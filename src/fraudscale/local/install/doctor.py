@@ -28,6 +28,8 @@ DISK_BYTES: Final = 2 * 1024**3
 OPEN_FILES: Final = 10_000
 """The balancer alone wants 8,216: two for each of its 4,096 connections, and some."""
 WANTED_OPEN_FILES: Final = 65_536
+FOLDERS: Final = {"home folder": "FRAUDSCALE_HOME", "download folder": "FRAUDSCALE_CACHE"}
+"""Checks of folders, and the settings that name these."""
 _ODD: Final = re.compile(r"[^A-Za-z0-9 ._/+@=~-]")
 """Means something to at least one component in whose configuration, class path or address a folder's path is written."""
 JARS_SOURCE: Final[Mapping[KafkaMode, str]] = {"kraft": "Maven, 45 MB", "zookeeper": "Maven, 48 MB"}
@@ -46,7 +48,13 @@ class Check:
 
 
 class NoRoom(FraudscaleError):
-    """This machine or a folder is none in which the platform can run; the message says why, and what to do."""
+    """This machine has too little for the platform; the message says of what, and what to do."""
+
+
+class UnusableFolder(NoRoom):
+    """A folder that a setting names can't be used; the message says why, and what to do."""
+
+    exit_code = 2
 
 
 def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -> list[Check]:
@@ -72,11 +80,13 @@ def ensure_room(local: LocalSettings) -> None:
     """Refuse what would let the platform fail in the middle, before anything is written; let it open the files that it needs.
 
     Raises:
-        NoRoom: a folder can't be used, or there are too few open files or too little disk.
+        UnusableFolder: the home folder or that of downloads can't be used.
+        NoRoom: there are too few open files, or too little disk.
     """
     for check in _room(local):
         if not check.ok:
-            raise NoRoom(f"{check.name}: {check.detail}; {check.remedy}")
+            kind = UnusableFolder if check.name in FOLDERS else NoRoom
+            raise kind(f"{check.name}: {check.detail}; {check.remedy}")
     # The usual soft limit, 1024, is for programs that use select(); what we start inherits ours.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = WANTED_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_OPEN_FILES)
@@ -88,8 +98,8 @@ def _room(local: LocalSettings) -> list[Check]:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return [
         open_files(_limited(hard)),
-        *_folder("home folder", local.fraudscale_home, "FRAUDSCALE_HOME"),
-        *_folder("download folder", local.fraudscale_cache.expanduser(), "FRAUDSCALE_CACHE"),
+        *_folder("home folder", local.fraudscale_home),
+        *_folder("download folder", local.fraudscale_cache.expanduser()),
     ]
 
 
@@ -206,15 +216,16 @@ def _memory() -> int:
     return min(total, int(limit)) if limit.isdigit() else total
 
 
-def _folder(name: str, folder: Path, setting: str) -> Iterator[Check]:
+def _folder(name: str, folder: Path) -> Iterator[Check]:
+    setting = FOLDERS[name]
     there = next(p for p in (folder.resolve(), *folder.resolve().parents) if p.exists())
     remedy = ""
     if odd := sorted(set(_ODD.findall(str(folder.resolve())))):
         characters = " ".join(map(repr, odd))
         remedy = f"its path may have letters, digits, spaces and ._/+@=~-, not {characters}; set {setting} to another folder"
-    elif not there.is_dir() or not os.access(there, os.W_OK):
+    elif not os.access(there, os.W_OK):
         remedy = f"not writable; set {setting} to a folder of yours"
-    yield Check(name, not remedy, "".join(c if c.isprintable() else "?" for c in str(folder)), remedy)
+    yield Check(name, not remedy, str(folder), remedy)
     free = shutil.disk_usage(there).free
     ok = free >= DISK_BYTES
     remedy = "" if ok else f"{_gigabytes(DISK_BYTES)} are needed; free some, or set {setting}"
