@@ -144,8 +144,13 @@ FROM_A_CLUSTER = WANTED | {
     },
     "status": {"currentReplicas": 1},
 }
+ODD = [
+    {"kind": "AllowList", "metadata": {"name": "a list by its name alone"}},
+    {"kind": "Menu", "items": [1]},
+]
 FILES = {
     "behind a Deployment": yaml.safe_dump_all([DEPLOYMENT, WANTED]),
+    "beside what is no List": yaml.safe_dump_all([*ODD, WANTED]),
     "with separators around it": f"---\n{yaml.safe_dump(WANTED)}---\n# no more\n",
     "as a List": as_list("List", "v1", DEPLOYMENT, WANTED),
     "as a list of its kind": as_list("HorizontalPodAutoscalerList", "autoscaling/v2", NAMELESS),

@@ -11,7 +11,7 @@ from rehearsals import CPU, NERVOUS, changes, hpa, rehearsed, trace
 
 from fraudscale.hpa import MEBIBYTE_MILLI, Container, Memory, Observed, Pods, sync
 from fraudscale.rehearsal.deployment import Deployment
-from fraudscale.rehearsal.rehearse import rehearse
+from fraudscale.rehearsal.rehearse import rehearse, whole
 
 DATA = Path(__file__).parents[1] / "hpa" / "data"
 RECORDED = json.loads((DATA / "recorded.json").read_text())
@@ -211,3 +211,7 @@ def test_groups_of_pods_are_seen_as_the_same_pods_one_by_one(load, ready, delay,
         naive.scale(decision.target, 15 * tick)
     found = rehearse("hpa.yaml", of, given_trace)
     assert [(d.at, d.current, d.target, d.want) for d in found.decisions] == expected
+
+
+def test_a_whole_number_is_shown_as_one():
+    assert [repr(whole(value)) for value in (15.0, 15, 0.5)] == ["15", "15", "0.5"]
