@@ -24,12 +24,14 @@ def answers(port):
     """Asks a running server: `answers(method, path) -> (status, headers, body)`."""
     registry = CollectorRegistry()
     registry.register(ModelMetrics())
-    reasons = [None]
-    server = OpsServer(MetricsSettings(metrics_port=port), registry, lambda: reasons[0])
+    reasons = [None, None]
+    server = OpsServer(
+        MetricsSettings(metrics_port=port), registry, lambda: reasons[0], stuck=lambda: reasons[1]
+    )
     server.start()
 
-    def ask(method, path, not_ready=None, **headers):
-        reasons[0] = not_ready
+    def ask(method, path, not_ready=None, stuck=None, **headers):
+        reasons[:] = not_ready, stuck
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
         connection.request(method, path, headers=headers)
         answer = connection.getresponse()
@@ -73,6 +75,12 @@ def test_is_ready_or_says_why_not(answers):
     status, headers, body = answers("GET", "/readyz", not_ready="no model")
     assert (status, headers["Content-Type"]) == (503, "application/problem+json")
     assert json.loads(body)["detail"] == "no model"
+
+
+def test_a_process_that_is_stuck_says_so_to_whoever_may_start_it_again(answers):
+    status, _, body = answers("GET", "/livez", stuck="no sync for 600 s")
+    assert (status, json.loads(body)["detail"]) == (503, "no sync for 600 s")
+    assert answers("GET", "/livez")[0] == 200
 
 
 def test_answers_an_unknown_path_with_a_problem(answers):

@@ -25,6 +25,7 @@ def component(b: Blueprint, program: Path) -> Component:
         "alertmanager",
         command,
         ready=lambda: http_ok(f"http://{address}/-/ready"),
+        alive=lambda: http_ok(f"http://{address}/-/healthy"),
         address=f"http://{address}",
         stop_phase=REST_PHASE,
     )

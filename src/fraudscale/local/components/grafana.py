@@ -22,6 +22,7 @@ def component(b: Blueprint, found: Grafana) -> Component:
         "grafana",
         (str(found.program), "server", f"--homepath={found.home}", f"--config={b.run / 'grafana.ini'}"),
         ready=lambda: http_ok(f"{address}/api/health"),
+        alive=lambda: http_ok(f"{address}/api/health"),
         address=address,
         # What the provisioning files read.
         env={"PROMETHEUS_ENDPOINT": b.prometheus, "DASHBOARDS": str(b.dashboard.parent)},

@@ -101,6 +101,7 @@ def component(b: Blueprint) -> Component:
         "haproxy",
         (str(b.tools.haproxy), "-db", "-f", str(b.run / "haproxy.cfg")),
         ready=lambda: http_ok(f"http://{HOST}:{b.ports.entry}/readyz"),
+        alive=lambda: http_ok(f"http://{HOST}:{b.ports.haproxy_metrics}/"),
         needs=("replica-1/serve",),
         address=f"http://{HOST}:{b.ports.entry}",
         env=library_path(b.tools.haproxy_libraries),

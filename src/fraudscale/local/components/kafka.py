@@ -14,7 +14,7 @@ from fraudscale.local.components.blueprint import (
     ZOOKEEPER_PHASE,
     Blueprint,
 )
-from fraudscale.local.components.ready import ASK_SECONDS, tcp_open
+from fraudscale.local.components.ready import ASK_SECONDS, kafka_answers
 from fraudscale.local.install.download import KafkaTools
 from fraudscale.local.install.ports import HOST, Ports
 from fraudscale.local.supervisor.component import Component
@@ -43,6 +43,7 @@ def _with_zookeeper(b: Blueprint) -> list[Component]:
         "zookeeper",
         java("zookeeper", b.tools.kafka, b.run, ZOOKEEPER_MAIN, str(b.run / "zookeeper.cfg"), heap="128m"),
         ready=lambda: zookeeper_ready(HOST, b.ports.zookeeper),
+        alive=lambda: bool(_figures(HOST, b.ports.zookeeper)),
         address=f"{HOST}:{b.ports.zookeeper}",
         stop_phase=ZOOKEEPER_PHASE,
         stop_seconds=OUTER_STOP_SECONDS,
@@ -54,7 +55,8 @@ def _broker(b: Blueprint, needs: str) -> Component:
     return Component(
         "kafka",
         java(b.local.kafka, b.tools.kafka, b.run, KAFKA_MAIN, str(b.run / "kafka.properties")),
-        ready=lambda: tcp_open(HOST, b.ports.kafka),
+        ready=lambda: kafka_answers(HOST, b.ports.kafka),
+        alive=lambda: kafka_answers(HOST, b.ports.kafka),
         needs=(needs,),
         address=f"{HOST}:{b.ports.kafka}",
         stop_phase=REST_PHASE,
@@ -80,17 +82,22 @@ def java(mode: KafkaMode, tools: KafkaTools, run: Path, *main: str, heap: str = 
 
 def zookeeper_ready(host: str, port: int) -> bool:
     """Whether it serves, and holds nothing of a broker that died: such a node would refuse the broker's successor."""
+    figures = _figures(host, port)
+    if "zk_ephemerals_count" not in figures:
+        return False  # it doesn't serve yet
+    connected = int(figures["zk_num_alive_connections"]) > 1  # somebody beside us
+    return connected or figures["zk_ephemerals_count"] == "0"
+
+
+def _figures(host: str, port: int) -> dict[str, str]:
+    """What a ZooKeeper says of itself; nothing where it doesn't answer."""
     try:
         with socket.create_connection((host, port), timeout=ASK_SECONDS) as connection:
             connection.sendall(b"mntr")
             answer = connection.makefile("r", encoding="utf-8").read()
     except OSError:
-        return False
-    figures = dict(line.split("\t", 1) for line in answer.splitlines() if "\t" in line)
-    if "zk_ephemerals_count" not in figures:
-        return False  # it doesn't serve yet
-    connected = int(figures["zk_num_alive_connections"]) > 1  # somebody beside us
-    return connected or figures["zk_ephemerals_count"] == "0"
+        return {}
+    return dict(line.split("\t", 1) for line in answer.splitlines() if "\t" in line)
 
 
 def files(mode: KafkaMode, ports: Ports, run: Path, data: Path) -> dict[Path, str]:

@@ -27,6 +27,7 @@ def component(b: Blueprint) -> Component:
         "mlflow",
         command,
         ready=lambda: http_ok(f"{address}/health"),
+        alive=lambda: http_ok(f"{address}/health"),
         address=address,
         env=env,
         stop_phase=REST_PHASE,

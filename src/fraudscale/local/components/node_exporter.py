@@ -19,6 +19,7 @@ def component(b: Blueprint) -> Component:
             "--no-collector.textfile",
         ),
         ready=lambda: http_ok(f"http://{address}/"),
+        alive=lambda: http_ok(f"http://{address}/"),
         address=f"http://{address}",
         stop_phase=REST_PHASE,
     )

@@ -47,6 +47,7 @@ def component(b: Blueprint) -> Component:
         "opensearch",
         (sys.executable, "-m", "fraudscale.local.components.opensearch", str(b.run / "opensearch.json")),
         ready=lambda: http_ok(f"{b.log_store}/_cluster/health"),
+        alive=lambda: http_ok(b.log_store),
         address=b.log_store,
         stop_phase=STORE_PHASE,
         stop_seconds=OUTER_STOP_SECONDS,

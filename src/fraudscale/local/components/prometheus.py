@@ -40,6 +40,7 @@ def component(b: Blueprint) -> Component:
         "prometheus",
         command,
         ready=lambda: http_ok(f"http://{address}/-/ready"),
+        alive=lambda: http_ok(f"http://{address}/-/healthy"),
         # What is not there yet is no alarm: with time ten times as fast, 12 s without metrics are one.
         needs=("autoscaler", *(f"replica-{slot}/{half}" for slot in slots for half in ("serve", "stream"))),
         address=f"http://{address}",

@@ -1,6 +1,7 @@
-"""How a component is asked whether it is ready."""
+"""How a component is asked whether it is ready, or alive."""
 
 import socket
+import struct
 from typing import Final
 
 from fraudscale.net import NoAnswer, Server
@@ -21,10 +22,14 @@ def http_ok(url: str) -> bool:
         server.close()
 
 
-def tcp_open(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
+def kafka_answers(host: str, port: int) -> bool:
+    """Whether a broker answers there: one that hangs still takes connections."""
+    # ApiVersions, version 0, correlation 1, no client id: the one request that needs no login
+    question = struct.pack(">hhih", 18, 0, 1, -1)
     try:
-        with socket.create_connection((host, port), timeout=ASK_SECONDS):
-            return True
-    except OSError:
+        with socket.create_connection((host, port), timeout=ASK_SECONDS) as connection:
+            connection.sendall(struct.pack(">i", len(question)) + question)
+            _, correlation = struct.unpack(">ii", connection.makefile("rb").read(8))
+    except (OSError, struct.error):
         return False
+    return bool(correlation == 1)

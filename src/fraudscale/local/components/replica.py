@@ -29,6 +29,7 @@ def components(b: Blueprint, slot: int) -> list[Component]:
             f"{name}/serve",
             fraudscale("serve"),
             ready=lambda: http_ok(f"http://{HOST}:{serve}/readyz"),
+            alive=lambda: http_ok(f"http://{HOST}:{serve}/livez"),
             needs=model,
             address=f"{HOST}:{serve}",
             env={
@@ -46,6 +47,7 @@ def components(b: Blueprint, slot: int) -> list[Component]:
             f"{name}/stream",
             fraudscale("stream"),
             ready=lambda: http_ok(f"http://{HOST}:{stream}/readyz"),
+            alive=lambda: http_ok(f"http://{HOST}:{stream}/livez"),
             needs=("topics", *model),
             address=f"{HOST}:{stream}",
             env={**env, **_requested(b, "stream"), "METRICS_HOST": HOST, "METRICS_PORT": str(stream)},

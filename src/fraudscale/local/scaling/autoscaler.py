@@ -44,6 +44,8 @@ SYNC_SECONDS: Final = 15.0
 """Of the autoscaler's clock."""
 LATE_SYNCS: Final = 3.0
 """An autoscaler whose last sync is so many periods ago is not ready."""
+STUCK_SYNCS: Final = 8.0
+"""… and so many periods ago, of real time: it hangs, and is started again."""
 
 
 class AutoscalerState(msgspec.Struct):
@@ -289,7 +291,13 @@ def run(local: LocalSettings, ops: MetricsSettings, kafka: KafkaSettings, log_se
     hpa_metrics, queue = HpaMetrics(), QueueMetrics()
     autoscaler = Autoscaler(local.fraudscale_home, scaling, clock, hpa_metrics, log)
     schedule = SyncSchedule(clock)
-    server = OpsServer(ops, process_registry(hpa_metrics, queue), lambda: schedule.late(autoscaler.synced_at))
+    server = OpsServer(
+        ops,
+        process_registry(hpa_metrics, queue),
+        lambda: schedule.late(autoscaler.synced_at),
+        # however fast its clock goes, this long in real time
+        lambda: schedule.late(autoscaler.synced_at, STUCK_SYNCS * local.time_scale),
+    )
     reporter = LagReporter(kafka, queue, BrokerLink(kafka.kafka_bootstrap_servers, log), Watermarks(kafka))
     with StopSignals() as signals:
         server.start()
@@ -318,7 +326,7 @@ class SyncSchedule:
         self.due += (missed + 1) * SYNC_SECONDS
         return (self.due - now) / self._clock.scale
 
-    def late(self, last: float) -> str | None:
-        """Say so if the last sync (by the clock) is long ago."""
+    def late(self, last: float, syncs: float = LATE_SYNCS) -> str | None:
+        """Say so if the last sync (by the clock) is so many periods ago."""
         ago = self._clock.now() - last
-        return f"no sync for {ago:.0f} s" if ago > LATE_SYNCS * SYNC_SECONDS else None
+        return f"no sync for {ago:.0f} s" if ago > syncs * SYNC_SECONDS else None

@@ -17,6 +17,8 @@ class Component:
     command: tuple[str, ...]
     ready: Callable[[], bool] | None = None
     """Asked again and again, from a thread, must answer within 2 s; None: ready once it has run a moment (a job: ended)."""
+    alive: Callable[[], bool] | None = None
+    """Asked like `ready`, once it is unready: a process that doesn't say for long that it lives is started again. None: never."""
     needs: tuple[str, ...] = ()
     """Components that must be ready before this one starts the first time; a restart does not wait for them."""
     address: str = ""

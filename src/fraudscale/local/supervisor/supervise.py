@@ -28,6 +28,12 @@ SETTLE_SECONDS: Final = 1.5
 """A component that can't be asked counts as ready when it has run for so long: a wrong command dies sooner."""
 MISSES: Final = 3
 """So many answers in a row must be "no" before a ready component counts as unready: one may be a slow moment."""
+HUNG_MISSES: Final = 12
+"""So many questions in a row must then go without a sign of life, for a minute, before a process counts as hung.
+
+Counted, because we may have been stopped or starved ourselves. A machine that is too busy for a minute would only get
+more to do by restarts.
+"""
 
 
 class State(StrEnum):
@@ -110,6 +116,11 @@ class ManagedComponent:
     answer: Future[bool] | None = None
     ask_at: float = 0.0
     misses: int = 0
+    unready: bool = False
+    """This process was ready, and is not any more."""
+    pulse: Future[bool] | None = None
+    feel_at: float = 0.0
+    missed_pulses: int = 0
     backoff: float = FIRST_BACKOFF
     due: float = 0.0
     """When it is to be restarted, or killed."""
@@ -247,6 +258,8 @@ class Supervisor:
             return
         if not managed.component.once and self._answers(managed, ASK_SECONDS):
             self._is_ready(managed)
+        elif managed.unready and self._hangs(managed):
+            self._end_hung(managed)
         elif (
             not self.started
             and not self.stopping
@@ -260,9 +273,9 @@ class Supervisor:
         answer = self._answers(managed, ASK_READY_SECONDS)
         if answer is not None:
             managed.misses = 0 if answer else managed.misses + 1
-        # Nothing is killed for answering late: on a busy machine a restart would only add load.
         if managed.misses >= MISSES:
             self._enter(managed, State.STARTING)
+            managed.unready, managed.pulse, managed.missed_pulses = True, None, 0
             self._tell("part_unready", managed, "warning")
 
     def _step_restarting(self, managed: ManagedComponent) -> None:
@@ -309,11 +322,12 @@ class Supervisor:
             self._died(managed, f"could not be started: {error}")
             return
         self._enter(managed, State.STARTING)
+        managed.unready = False
         self._tell("part_restarted" if restart else "part_started", managed, pid=managed.child.pid)
 
     def _is_ready(self, managed: ManagedComponent) -> None:
         managed.seconds_to_ready = self._seconds_in(managed)
-        managed.was_ready = True
+        managed.was_ready, managed.unready = True, False
         self._enter(managed, State.READY)
         self._tell("part_ready", managed, seconds=round(managed.seconds_to_ready, 1))
 
@@ -331,6 +345,24 @@ class Supervisor:
             return None
         answer, managed.answer = managed.answer, None
         return answer.exception() is None and answer.result()
+
+    def _hangs(self, managed: ManagedComponent) -> bool:
+        """Feel the pulse of an unready component; tell whether there was none for too long."""
+        alive, now = managed.component.alive, self._machine.now()
+        if managed.pulse is not None and managed.pulse.done():
+            lives = managed.pulse.exception() is None and managed.pulse.result()
+            managed.missed_pulses = 0 if lives else managed.missed_pulses + 1
+            managed.pulse = None
+        if alive is not None and managed.pulse is None and now >= managed.feel_at:
+            managed.pulse, managed.feel_at = self._machine.ask(alive), now + ASK_READY_SECONDS
+        return managed.missed_pulses >= HUNG_MISSES
+
+    def _end_hung(self, managed: ManagedComponent) -> None:
+        """Kill it; the next step sees its end, and starts it again. A process that hangs heeds no other signal."""
+        if managed.child is not None and not self.stopping:
+            managed.missed_pulses = 0
+            self._tell("part_hung", managed, "error", after_seconds=round(self._seconds_in(managed), 1))
+            managed.child.signal_group(SIGKILL)
 
     def _ended(self, managed: ManagedComponent) -> bool:
         code = managed.child.exit_code() if managed.child else None

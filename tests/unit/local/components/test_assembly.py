@@ -169,12 +169,20 @@ def test_prepare_writes_every_file_that_a_command_names(blueprint, mode):
     assert sys.executable in commands
 
 
-def test_nobody_listening_is_not_ready():
+def test_who_takes_a_connection_and_says_nothing_is_neither_ready_nor_alive(monkeypatch):
+    monkeypatch.setattr(ready, "ASK_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert ready.tcp_open("127.0.0.1", port)
-    assert not ready.tcp_open("127.0.0.1", port)
+        assert not ready.kafka_answers("127.0.0.1", port)
+        assert not ready.http_ok(f"http://127.0.0.1:{port}/readyz")
+    assert not ready.kafka_answers("127.0.0.1", port)
     assert not ready.http_ok(f"http://127.0.0.1:{port}/readyz")
+
+
+@pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
+def test_whatever_can_be_asked_whether_it_is_ready_can_be_asked_whether_it_lives(blueprint, mode):
+    for component in assembly.components(blueprint(mode=mode)):
+        assert (component.alive is None) == (component.ready is None), component.name
 
 
 def test_without_an_alertmanager_all_else_runs_and_prometheus_tells_nobody(blueprint):

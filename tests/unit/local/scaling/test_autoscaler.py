@@ -373,6 +373,9 @@ def test_an_autoscaler_that_hangs_is_not_ready():
     assert schedule.late(last) is None
     clock.pass_(1)
     assert schedule.late(last) == "no sync for 46 s"
+    assert schedule.late(last, 4) is None
+    clock.pass_(15)
+    assert schedule.late(last, 4) == "no sync for 61 s"
 
 
 def test_a_run_syncs_until_a_signal_and_stops_what_it_started(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from world import World
 
 from fraudscale.local.supervisor.component import Component
-from fraudscale.local.supervisor.supervise import STOP_SECONDS
+from fraudscale.local.supervisor.supervise import HUNG_MISSES, STOP_SECONDS
 
 
 class Switch:
@@ -180,6 +180,60 @@ def test_a_ready_part_counts_as_unready_only_after_three_misses_and_is_not_kille
     assert world.run(200).state("kafka") == "starting"
     assert not world.supervisor.ready
     assert world.child("kafka").code is None
+
+
+def hung(world, seconds=200.0):
+    """Let time pass until something is killed for hanging; return how long that took."""
+    began = world.machine.time
+    while not world.told("part_hung") and world.machine.time - began < seconds:
+        world.run(0.1)
+    return world.machine.time - began
+
+
+def test_a_part_that_hangs_for_a_minute_is_killed_with_its_group_and_started_again():
+    answer = Switch()
+    world = World(component("stream", ready=answer, alive=answer)).run()
+    first, answer.on = world.child("stream"), False
+    assert 60 < hung(world) < 100
+    assert first.group_signals[0] == SIGKILL
+    answer.on = True
+    assert world.run(1).state("stream") == "ready"
+    assert (world.told("part_died"), world.told("part_restarted")) == (["stream"], ["stream"])
+
+
+def test_a_part_that_lives_is_not_killed_however_long_it_is_unready():
+    ready, alive = Switch(), Switch()
+    world = World(component("stream", ready=ready, alive=alive)).run()
+    ready.on = False
+    assert hung(world, 600) >= 600
+    alive.on = False
+    world.run((HUNG_MISSES - 2) * 5)
+    alive.on = True  # one sign of life, and counting begins anew
+    world.run(5)
+    alive.on = False
+    assert hung(world, (HUNG_MISSES - 2) * 5) >= (HUNG_MISSES - 2) * 5
+    assert world.child("stream").code is None
+
+
+def test_a_part_that_was_never_ready_since_its_start_is_not_taken_for_hung():
+    """A broker that was killed reads its log for as long as that takes."""
+    answer = Switch()
+    world = World(component("kafka", ready=answer, alive=answer)).run()
+    answer.on = False
+    world.die("kafka")
+    assert hung(world, 600) >= 600
+    assert world.started() == ["kafka", "kafka"]
+
+
+def test_nothing_is_killed_for_hanging_once_all_of_it_stops():
+    answer = Switch()
+    world = World(component("stream", ready=answer, alive=answer, stop_seconds=5)).run()
+    answer.on = False
+    world.run(70)
+    world.child("stream").stubborn = True
+    world.supervisor.stop()
+    assert world.run(20).told("part_hung") == []
+    assert world.told("part_killed") == ["stream"]
 
 
 def test_a_part_stops_phase_by_phase_with_its_own_signal():
