@@ -112,9 +112,6 @@ def client_settings(settings: KafkaSettings, name: str) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 2000,
         # a topic that is made after we subscribed is seen this soon
         "topic.metadata.refresh.interval.ms": 10_000,
-        # by default the client forgets all brokers when all are down, and a transaction's offsets, on their way to a
-        # coordinator that it knew before, are never sent nor refused (librdkafka 2.16)
-        "metadata.recovery.strategy": "none",
     }
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 
@@ -31,6 +31,8 @@ from fraudscale.kafka.producers import REFUSALS, transactional_producer
 from fraudscale.metrics import KafkaMetrics
 from fraudscale.telemetry.logs import Logger
 
+ABORT_SECONDS: Final = 15.0
+"""Whatever a new producer has to abort: longer than the client's own limits for it, one after the other, usually take."""
 GroupMetadata = Any
 """What the client makes of a member, its generation included: an offset of a member that was replaced is refused."""
 
@@ -133,13 +135,12 @@ class Delivery:
         if self._open_aborted:
             return
         assert self._producer is not None  # noqa: S101 - it was granted
-        settings = self._settings
+        producer, member = self._producer, group()
+        topics = self._settings.scored_topic, self._settings.dead_letter_topic
         # partition 0 of the dead letters: nobody reads it in our group
-        unread = TopicPartition(settings.dead_letter_topic, 0, 0)
+        unread = TopicPartition(self._settings.dead_letter_topic, 0, 0)
         try:
-            abort_open_transactions(
-                self._producer, (settings.scored_topic, settings.dead_letter_topic), unread, group()
-            )
+            _within(ABORT_SECONDS, lambda: abort_open_transactions(producer, topics, unread, member))
         except KafkaException:
             self._producer = None
             raise
@@ -342,6 +343,32 @@ def abort_open_transactions(
     if failed:  # the client counts what was refused, the broker doesn't: this producer is spent
         raise KafkaException(failed[0])
     producer.abort_transaction(TRANSACTION_SECONDS)
+
+
+def _within(seconds: float, call: Callable[[], None]) -> None:
+    """Call, and wait no longer than that.
+
+    A transaction's offsets whose coordinator goes away between two of the client's requests are never sent nor refused
+    (librdkafka 2.16): that must not take our only thread with it.
+
+    Raises:
+        KafkaException: what the call raised, or that it took too long; it goes on in a thread of its own then.
+    """
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # whatever it is, the waiting thread must learn it
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    Thread(target=run, daemon=True).start()
+    try:
+        done.result(seconds)
+    except TimeoutError:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "the call didn't return")) from None  # noqa: SLF001
 
 
 def _commit(

@@ -71,21 +71,31 @@ class Sender:
     """Writes single records as they come, for sample traffic: never waits for the broker, may lose some."""
 
     def __init__(self, settings: KafkaSettings, name: str) -> None:
-        self._producer = idempotent_producer(settings, name, {"message.timeout.ms": DELIVERY_SECONDS * 1000})
+        # they are few, and who sends wants to know when the broker takes none, and when it does again
+        more = {"message.timeout.ms": DELIVERY_SECONDS * 1000, "delivery.report.only.error": False}
+        self._producer = idempotent_producer(settings, name, more)
+        self._failure: KafkaError | None = None
+        """Of the last record whose fate is known."""
 
     def send(self, topic: str, key: str, value: bytes) -> None:
         """Take a record on.
 
         Raises:
-            BrokerUnavailable: so many wait for the broker that there is no room.
+            BrokerUnavailable: so many wait for the broker that there is no room; or this one waits too, and the last one
+                of which we know was given up.
         """
         self._producer.poll(0)
         try:
-            self._producer.produce(topic, value, key)
+            self._producer.produce(topic, value, key, on_delivery=self._delivered)
         except BufferError as error:
             raise BrokerUnavailable(
                 "the producer's queue is full, and the broker takes no records"
             ) from error
+        if self._failure is not None:
+            raise BrokerUnavailable(f"the broker takes no records: {self._failure.str()}")
+
+    def _delivered(self, error: KafkaError | None, _: Any) -> None:
+        self._failure = error
 
     def close(self, seconds: float) -> None:
         """Let what waits go out, for so long at most."""

@@ -107,6 +107,20 @@ def test_open_transactions_are_aborted_once_per_producer(delivery_of):
     assert fresh.names().count("abort_transaction") == 1
 
 
+def test_an_abort_that_never_returns_is_given_up_with_its_producer(delivery_of, monkeypatch):
+    monkeypatch.setattr(module, "ABORT_SECONDS", 0.05)
+    spent, fresh, over = FakeProducer(), FakeProducer(), Event()
+    spent.send_offsets_to_transaction = lambda *_: over.wait(60)
+    delivery = delivery_of(spent, fresh)
+    delivery.ask_for_id()
+    with pytest.raises(KafkaException, match="didn't return"):
+        delivery.abort_open(lambda: "group")
+    over.set()
+    delivery.ask_for_id()
+    delivery.abort_open(lambda: "group")
+    assert fresh.names().count("abort_transaction") == 1
+
+
 # --- a transaction
 
 

@@ -33,6 +33,19 @@ def test_a_sender_without_room_says_so(fake):
     assert fake.names() == ["produce", "flush"]
 
 
+def test_a_sender_whose_records_are_given_up_says_so_until_one_is_taken(fake):
+    sender = Sender(KafkaSettings(), "name")
+    sender.send("in", "k", b"v")
+    sender._delivered(KafkaError(KafkaError._MSG_TIMED_OUT), None)
+    for _ in range(2):
+        with pytest.raises(BrokerUnavailable, match="takes no records"):
+            sender.send("in", "k", b"v")
+    sender._delivered(None, None)
+    sender.send("in", "k", b"v")
+    assert fake.names() == ["produce"] * 4
+    assert fake.settings["delivery.report.only.error"] is False
+
+
 def test_a_timed_sender_hardly_lingers_and_waits_for_room(fake):
     failed = []
     sender = TimedSender(KafkaSettings(), "name", lambda *why: failed.append(why))
