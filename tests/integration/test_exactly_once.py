@@ -23,7 +23,7 @@ from test_stream_kafka import (
 
 from fraudscale.kafka import delivery, producers
 from fraudscale.kafka.client import NotDelivered
-from fraudscale.kafka.watermarks import Watermarks
+from fraudscale.kafka.watermarks import Watermarks, oldest
 
 HOLD = """
 import time
@@ -191,7 +191,7 @@ def test_the_age_of_the_oldest_waiting_message_is_known_without_any_scorer(setti
     minute_ago = int((time.time() - 60) * 1000)
     produce(settings, [value(0)], timestamp=minute_ago)
     produce(settings, [value(i) for i in range(1, 50)])
-    assert watermarks.oldest(watermarks.waiting()) == minute_ago
+    assert oldest(watermarks.waiting()) == minute_ago
     with Door(settings, model).running() as door:
         wait_for(lambda: door.consumed() == 50)
-    assert watermarks.oldest(watermarks.waiting()) is None
+    assert oldest(watermarks.waiting()) is None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from urllib.request import urlopen
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -26,7 +27,7 @@ from fraudscale.kafka.client import BrokerLink, NotDelivered
 from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.pipe import Pipe
 from fraudscale.kafka.topics import create_topics
-from fraudscale.kafka.watermarks import Watermarks
+from fraudscale.kafka.watermarks import Watermarks, oldest
 from fraudscale.kafka.worker import Worker
 from fraudscale.metrics import KafkaMetrics, ModelMetrics, TraceMetrics
 from fraudscale.registry.copies import store, write_pointer
@@ -430,6 +431,60 @@ def test_records_that_retention_removed_do_not_wait(settings):
     after = Watermarks(settings).waiting()
     assert sum(w.lag for w in after.values()) == 0
     assert sum(w.retained for w in after.values()) == 0
+
+
+def upstream(settings, name: str) -> Producer:
+    """Somebody's producer that writes the input in transactions."""
+    config = {"bootstrap.servers": settings.kafka_bootstrap_servers, "transactional.id": f"{name}-{uuid4()}"}
+    producer = Producer(config)
+    producer.init_transactions(30)
+    return producer
+
+
+def write(producer: Producer, settings, count: int, *, end: str) -> None:
+    """A transaction over all partitions; `end`: how it ends, or "open"."""
+    producer.begin_transaction()
+    for i in range(count):
+        producer.produce(settings.kafka_topic, value(i), f"k{i}", partition=i % settings.kafka_partitions)
+    assert producer.flush(30) == 0
+    if end != "open":
+        getattr(producer, f"{end}_transaction")(30)
+
+
+@on_both_kafkas
+def test_offsets_without_a_record_never_wait(settings, model, kafka):
+    """Ends of transactions and what was rolled back: the broker's own tools count them."""
+    watermarks = Watermarks(settings)
+
+    def queue() -> int:
+        return sum(w.lag for w in watermarks.waiting().values())
+
+    rolled_back = upstream(settings, "rolled-back")
+    write(rolled_back, settings, 3000, end="abort")
+    wait_for(lambda: queue() == 0)
+    write(upstream(settings, "committed"), settings, 30, end="commit")
+    # none of the 3,000 before, but the end of each of three partitions' transactions behind
+    wait_for(lambda: queue() == 33)
+    with Door(settings, model).running() as door:
+        wait_for(lambda: door.consumed() == 30)
+        write(rolled_back, settings, 300, end="abort")
+        wait_for(lambda: door.queue() == 0 and set(door.lag().values()) == {0})
+        assert door.metrics.oldest_age.labels(settings.kafka_topic, settings.kafka_group).value == 0
+    told = kafka.describe_group(settings.kafka_group, settings.kafka_topic)
+    assert sum(lag for _, _, lag in told.values()) == 300 + 2 * settings.kafka_partitions
+
+
+@on_both_kafkas
+def test_records_of_an_open_transaction_wait_and_age(settings):
+    watermarks = Watermarks(settings)
+    producer = upstream(settings, "open")
+    write(producer, settings, 30, end="open")
+    waiting = watermarks.waiting()
+    assert sum(w.lag for w in waiting.values()) == 30
+    assert not any(w.readable for w in waiting.values())
+    assert oldest(waiting) is not None
+    producer.abort_transaction(30)
+    wait_for(lambda: sum(w.lag for w in watermarks.waiting().values()) == 0)
 
 
 @on_both_kafkas

@@ -1,6 +1,6 @@
 """Queue length, age and lag as metrics, for every process that wants to show them; it needs no model and no group."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from threading import Event, Lock, Thread
 from time import monotonic, time
 from typing import Final
@@ -8,10 +8,49 @@ from typing import Final
 from fraudscale.config import KafkaSettings
 from fraudscale.counting import Family, Gauge
 from fraudscale.kafka.client import BrokerLink, BrokerRefused, BrokerUnavailable
-from fraudscale.kafka.watermarks import Waiting, Watermarks
+from fraudscale.kafka.watermarks import Waiting, Watermarks, oldest
 from fraudscale.metrics import QueueMetrics
 
 QUESTION: Final = "queue length"
+UNREADY_SECONDS: Final = 30.0
+"""A scorer that makes no progress for so long, while records wait, is not ready."""
+STUCK_SECONDS: Final = 120.0
+"""… and for so long: only a new process may help. Rebalances, and a machine without time for us, are over before."""
+
+
+class ScoringProgress:
+    """Whether the group's commits move where records wait; from one look of the broker's figures to the next."""
+
+    def __init__(self) -> None:
+        self._commits: dict[int, int | None] | None = None
+        self._moved_at = 0.0
+        self.seconds_stalled = 0.0
+        """As of the last look: since when records wait, and none was scored."""
+
+    def see(self, waiting: Mapping[int, Waiting], owned: Collection[int], now: float) -> None:
+        """Take note of a look.
+
+        Args:
+            waiting: all partitions.
+            owned: ours. A scorer that has none is judged by the whole group: perhaps it should have some.
+            now: in seconds that only grow.
+        """
+        ours = {p: w for p, w in waiting.items() if p in owned} or waiting
+        commits = {p: w.committed for p, w in ours.items()}
+        # where the first record is not to be read (its transaction is open), or not known yet, no scorer is at fault
+        if commits != self._commits or not any(w.lag and w.readable for w in ours.values()):
+            self._commits, self._moved_at = commits, now
+        self.seconds_stalled = now - self._moved_at
+
+    def forget(self) -> None:
+        """Nothing is known: the broker gave no answer."""
+        self._commits, self.seconds_stalled = None, 0.0
+
+    def missing_for(self, seconds: float) -> str | None:
+        """Say so if there has been none for more than `seconds`."""
+        if self.seconds_stalled <= seconds:
+            return None
+        return f"records wait, and none was scored for {self.seconds_stalled:.0f} s"
 
 
 class LagReporter:
@@ -28,6 +67,7 @@ class LagReporter:
         self._counts = counts
         self._link = link
         self._watermarks = watermarks
+        self.progress = ScoringProgress()
         self._lock = Lock()
         self._owned: frozenset[int] = frozenset()
         self._changed = Event()
@@ -66,6 +106,9 @@ class LagReporter:
             return
         self._link.back()
         self._link.granted(QUESTION)
+        with self._lock:
+            owned = self._owned
+        self.progress.see(waiting, owned, monotonic())
         self._counts.queue_length.labels(topic, group).value = sum(w.lag for w in waiting.values())
         self._counts.topic_messages.labels(topic).value = sum(w.retained for w in waiting.values())
         self._counts.without_commit.labels(topic, group).value = sum(
@@ -78,6 +121,7 @@ class LagReporter:
 
     def _take_away(self) -> None:
         """Without an answer there are no figures: old ones would look like a queue that doesn't move."""
+        self.progress.forget()
         for family in self._totals():
             family.retain([])
         with self._lock:
@@ -87,7 +131,7 @@ class LagReporter:
         labels = self._settings.kafka_topic, self._settings.kafka_group
         if not any(w.lag for w in waiting.values()):
             self._counts.oldest_age.labels(*labels).value = 0
-        elif (timestamp := self._watermarks.oldest(waiting)) is not None:
+        elif (timestamp := oldest(waiting)) is not None:
             # clocks of producers may be ahead of ours
             self._counts.oldest_age.labels(*labels).value = max(0.0, time() - timestamp / 1000)
         else:

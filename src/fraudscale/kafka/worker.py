@@ -22,7 +22,7 @@ from fraudscale.kafka.batch_trace import BatchSpans, trace_of
 from fraudscale.kafka.client import BrokerLink, NotDelivered
 from fraudscale.kafka.dead_letters import DeadLetter, DeadLetterLog, range_letter, record_of
 from fraudscale.kafka.delivery import OutputRefused
-from fraudscale.kafka.lag import LagReporter
+from fraudscale.kafka.lag import STUCK_SECONDS, UNREADY_SECONDS, LagReporter
 from fraudscale.kafka.messages import Batch, Record, UnreadableRange
 from fraudscale.kafka.pipe import Pipe
 from fraudscale.kafka.plan import ModelBroken, Plan, plan
@@ -49,6 +49,7 @@ GC_THRESHOLD: Final = 100_000
 """New objects until the collector looks at them: about one largest batch; Python's own choice is 700."""
 LEAVE_SECONDS: Final = 2.0
 """Share of the stop timeout that is kept for leaving the group and closing."""
+NO_MODEL: Final = "no model was loaded yet"
 LAST_LINE_SECONDS: Final = 1.0
 """So long a forced stop waits for its line of the log."""
 
@@ -268,12 +269,16 @@ def run(
         replica.cpu_request_millicores, model_metrics, kafka_metrics, trace_metrics
     )
     scorer = Scorer(model_metrics, PredictionLog(log_settings, "stream"), replica.replica_id)
-    server = OpsServer(
-        ops, metrics_registry, lambda: "no model was loaded yet" if scorer.lineup is None else None
-    )
     loader = default_loader(model, model_metrics, scorer.install, log)
     link = BrokerLink(kafka.kafka_bootstrap_servers, log)
     reporter = LagReporter(kafka, kafka_metrics, link, Watermarks(kafka))
+    server = OpsServer(
+        ops,
+        metrics_registry,
+        lambda: NO_MODEL if scorer.lineup is None else reporter.progress.missing_for(UNREADY_SECONDS),
+        # without a model a new process is no better off
+        lambda: None if scorer.lineup is None else reporter.progress.missing_for(STUCK_SECONDS),
+    )
     pipe = Pipe(kafka, replica.replica_id, metrics=kafka_metrics, link=link, log=log, on_owned=reporter.own)
     tracing = spans.start(
         tracing_settings, process="stream", replica_id=replica.replica_id, counts=trace_metrics, log=log

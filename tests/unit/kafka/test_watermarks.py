@@ -9,7 +9,7 @@ from fake_clients import FakeMessage, failure
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka import watermarks as module
 from fraudscale.kafka.client import BrokerUnavailable
-from fraudscale.kafka.watermarks import Waiting, Watermarks
+from fraudscale.kafka.watermarks import Scout, Waiting, Watermarks, oldest
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,11 @@ from fraudscale.kafka.watermarks import Waiting, Watermarks
 )
 def test_lag_counts_what_waits_and_is_never_negative(low, end, committed, lag):
     assert Waiting(low, end, committed).lag == lag
+
+
+@pytest.mark.parametrize(("first", "lag"), [(None, 3), (7, 3), (8, 2), (10, 0), (2, 3)])
+def test_offsets_before_the_first_record_that_can_be_read_do_not_wait(first, lag):
+    assert Waiting(0, 10, 7, first=first).lag == lag
 
 
 def test_what_is_retained_is_what_lies_between_the_watermarks():
@@ -57,49 +62,59 @@ class FakeAdmin:
         return {p: SimpleNamespace(result=lambda: SimpleNamespace(offset=offset)) for p in asked}
 
 
-class FakeObserver:
-    """The group's commits: 4, at the very beginning, and none; and records that are there to be looked at."""
+class FakeOnlooker:
+    """The group's commits: 4, at the very beginning, and none; and what each of its reads finds."""
 
-    def __init__(self, admin):
-        self.admin = admin
+    def __init__(self, order):
+        self.order = order
         self.messages = []
-        self.assigned = []
+        self.assigned = {}
         self.left = []
 
     def poll(self, seconds):
         """Hands log lines over."""
 
     def committed(self, partitions, seconds):
-        self.admin.order.append("commits")
+        self.order.append("commits")
         found = {0: 4, 1: 0, 2: -1001}
         return [
             SimpleNamespace(partition=p.partition, offset=found[p.partition], error=None) for p in partitions
         ]
 
-    def assign(self, partitions):
-        self.assigned.append({p.partition: p.offset for p in partitions})
+    def incremental_assign(self, partitions):
+        self.assigned |= {p.partition: p.offset for p in partitions}
 
     def incremental_unassign(self, partitions):
         self.left += [p.partition for p in partitions]
-
-    def unassign(self):
-        """Ends a look."""
 
     def consume(self, count, seconds):
         taken, self.messages = self.messages[:count], self.messages[count:]
         return taken
 
 
+def end_of(partition, offset):
+    return FakeMessage(partition, offset, error=KafkaError(KafkaError._PARTITION_EOF))
+
+
+@pytest.fixture(autouse=True)
+def short_looks(monkeypatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """Watermarks, and what they ask."""
     admin = FakeAdmin()
-    observer = FakeObserver(admin)
-    monkeypatch.setattr(module, "admin_client", lambda _: admin)
-    monkeypatch.setattr(module, "Consumer", lambda _: observer)
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.2)
+    onlookers = {name: FakeOnlooker(admin.order) for name in ("read_committed", "read_uncommitted")}
+    made = []
+    monkeypatch.setattr(module, "admin_client", lambda _: made.append(admin) or admin)
+    monkeypatch.setattr(module, "Consumer", lambda config: onlookers[config["isolation.level"]])
     return SimpleNamespace(
-        watermarks=Watermarks(KafkaSettings(kafka_topic="in")), admin=admin, observer=observer
+        watermarks=Watermarks(KafkaSettings(kafka_topic="in")),
+        admin=admin,
+        made=made,
+        committed=onlookers["read_committed"],
+        observer=onlookers["read_uncommitted"],
     )
 
 
@@ -118,39 +133,95 @@ def test_a_broker_without_an_answer_is_named(asked):
         asked.watermarks.waiting()
 
 
-def test_the_oldest_is_the_earliest_first_record_of_those_that_wait(asked):
-    asked.observer.messages = [
+def test_clients_without_an_answer_for_long_are_replaced(asked, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    asked.watermarks._answered = 100.0
+    asked.admin.fails = KafkaError._TIMED_OUT
+    for seconds, clients in ((30, 1), (31, 2), (61, 2), (62, 3)):
+        now[0] = 100.0 + seconds
+        with pytest.raises(BrokerUnavailable):
+            asked.watermarks.waiting()
+        assert len(asked.made) == clients, seconds
+
+
+def test_what_waits_begins_with_the_first_record_that_the_group_can_read(asked):
+    """Partition 0: a record behind a gap. 1: nothing but a gap. 2: a transaction is open behind a gap."""
+    asked.committed.messages = [FakeMessage(0, 6, timestamp=(1, 3000)), end_of(1, 10), end_of(2, 7)]
+    asked.observer.messages = [FakeMessage(2, 7, timestamp=(1, 2000))]
+    waiting = asked.watermarks.waiting()
+    assert asked.committed.assigned == {0: 4, 1: 2, 2: 2}
+    assert asked.observer.assigned == {2: 7}
+    assert waiting == {
+        0: Waiting(2, 10, 4, first=6, readable=True, timestamp=3000),
+        1: Waiting(2, 10, 0, first=10),
+        2: Waiting(2, 10, None, first=7, timestamp=2000),
+    }
+    assert [w.lag for w in waiting.values()] == [4, 0, 3]
+    assert oldest(waiting) == 2000
+
+
+def test_the_oldest_is_that_of_partitions_where_something_waits():
+    assert oldest({0: Waiting(0, 9, 4, timestamp=3), 1: Waiting(0, 9, 4, timestamp=2)}) == 2
+    assert oldest({0: Waiting(0, 9, 9, timestamp=3), 1: Waiting(0, 9, 4)}) is None
+
+
+# --- looking
+
+
+@pytest.fixture
+def onlooker():
+    return FakeOnlooker([])
+
+
+@pytest.fixture
+def scout(onlooker):
+    return Scout(onlooker, "in")
+
+
+def test_the_first_record_of_each_partition_counts_and_errors_do_not(scout, onlooker):
+    onlooker.messages = [
         FakeMessage(0, 4, timestamp=(1, 3000)),
         FakeMessage(0, 5, timestamp=(1, 1)),
         FakeMessage(error=KafkaError(KafkaError._TRANSPORT), partition=None),
-        FakeMessage(1, 2, timestamp=(1, 2000)),
+        FakeMessage(1, 2, error=KafkaError(KafkaError._TRANSPORT)),
+        FakeMessage(1, 2, timestamp=(TIMESTAMP_NOT_AVAILABLE, -1)),
     ]
-    waiting = {0: Waiting(2, 10, 4), 1: Waiting(2, 10, None), 2: Waiting(2, 10, 10)}
-    assert asked.watermarks.oldest(waiting) == 2000
-    assert asked.observer.assigned == [{0: 4, 1: 2}]
-    assert asked.observer.left == [0, 1]
+    found = scout.look({0: 4, 1: 2}, {0: 9, 1: 9})
+    assert found == {0: (4, 4, True, 3000), 1: (2, 2, True, None)}
+    assert onlooker.left == [0, 1]
 
 
-def test_what_was_looked_at_is_not_looked_at_again_until_the_group_has_gone_on(asked):
-    asked.observer.messages = [FakeMessage(0, 4, timestamp=(1, 3000))]
+def test_what_was_found_is_not_looked_for_again_until_the_group_has_gone_on(scout, onlooker):
+    onlooker.messages = [FakeMessage(0, 5, timestamp=(1, 3000))]
     for _ in range(2):
-        assert asked.watermarks.oldest({0: Waiting(2, 10, 4)}) == 3000
-    asked.observer.messages = [FakeMessage(0, 6, timestamp=(1, 5000))]
-    assert asked.watermarks.oldest({0: Waiting(2, 10, 6)}) == 5000
-    assert asked.observer.assigned == [{0: 4}, {0: 6}]
+        assert scout.look({0: 4}, {0: 9}) == {0: (4, 5, True, 3000)}
+    onlooker.messages = [FakeMessage(0, 6, timestamp=(1, 5000))]
+    assert scout.look({0: 6}, {0: 9}) == {0: (6, 6, True, 5000)}
+    assert (onlooker.assigned, onlooker.left) == ({0: 6}, [0, 0])
 
 
-@pytest.mark.parametrize("timestamp", [None, (TIMESTAMP_NOT_AVAILABLE, -1)])
-def test_without_a_timestamp_in_time_there_is_no_oldest(asked, timestamp):
-    asked.observer.messages = [FakeMessage(0, 4, timestamp=timestamp)] if timestamp else []
-    assert asked.watermarks.oldest({0: Waiting(2, 10, 4)}) is None
+def test_an_end_is_looked_behind_once_the_partition_has_grown(scout, onlooker):
+    onlooker.messages = [end_of(0, 9)]
+    for _ in range(2):
+        assert scout.look({0: 4}, {0: 9}) == {0: (4, 9, False, None)}
+    assert onlooker.assigned == {0: 4}
+    onlooker.messages = [FakeMessage(0, 10, timestamp=(1, 1))]
+    assert scout.look({0: 4}, {0: 11}) == {0: (4, 10, True, 1)}
+    assert onlooker.assigned == {0: 9}
 
 
-def test_a_look_that_fails_is_made_again_next_time(asked):
-    asked.observer.consume = lambda *_: (_ for _ in ()).throw(failure(KafkaError._STATE))
-    assert asked.watermarks.oldest({0: Waiting(2, 10, 4)}) is None
+def test_a_look_that_takes_long_goes_on_where_it_was_and_one_that_is_not_wanted_ends(scout, onlooker):
+    assert scout.look({0: 4, 1: 4}, {0: 9, 1: 9}) == {}
+    onlooker.assigned.clear()
+    onlooker.messages = [FakeMessage(1, 8, timestamp=(1, 1)), FakeMessage(0, 7, timestamp=(1, 2))]
+    assert scout.look({0: 4, 1: 5}, {0: 9, 1: 9}) == {1: (5, 8, True, 1), 0: (4, 7, True, 2)}
+    assert onlooker.assigned == {1: 5}
+    assert scout.look({}, {}) == {}
 
 
-def test_nothing_is_looked_at_where_nothing_waits(asked):
-    assert asked.watermarks.oldest({0: Waiting(2, 10, 10)}) is None
-    assert asked.observer.assigned == []
+def test_a_record_that_comes_while_log_lines_are_handed_over_is_not_lost(scout, onlooker):
+    scout.look({0: 4}, {0: 9})
+    onlooker.poll = lambda _: FakeMessage(0, 5, timestamp=(1, 1))
+    scout.serve()
+    assert scout.look({0: 4}, {0: 9}) == {0: (4, 5, True, 1)}
