@@ -559,6 +559,13 @@ KAFKA: Final = Row(
             (PanelQuery(f"sum by (kind) ({increase(m.REBALANCES)})", "{{kind}}"),),
         ),
         Panel(
+            "Offset resets in 15 minutes",
+            "Partitions that went on elsewhere than at the group's commit: back, records may be scored twice; lost, some never were.",
+            COUNT,
+            (PanelQuery(f"sum by (kind) ({increase(m.OFFSET_RESETS, window='15m')})", "{{kind}}"),),
+            ("KafkaOffsetReset",),
+        ),
+        Panel(
             "Retained messages",
             "Messages that the topics hold, scored or not.",
             COUNT,

@@ -21,6 +21,6 @@ def selectors(expression: str) -> dict[str, set[str]]:
     bare = re.sub(r"\[\w+\]| offset \w+", "", _LABELS.sub("", re.sub(r', "[^"]*"', "", expression)))
     found: dict[str, set[str]] = {}
     for name, labels in _WORD.findall(bare):
-        if name not in {"and", "or", "unless"}:
+        if name not in {"and", "or", "unless", "offset"}:
             found.setdefault(name, set()).add(name + labels)
     return found

@@ -122,7 +122,7 @@ QUEUE_LENGTH = Metric(
 CONSUMER_LAG = Metric(
     "kafka_consumer_lag",
     "gauge",
-    "End offset - committed offset of a partition, reported by the partition's owner.",
+    "Messages of a partition that wait to be scored, reported by the partition's owner: end offset - offset of the first one.",
     ("topic", "group", "partition"),
 )
 TOPIC_MESSAGES = Metric(
@@ -163,6 +163,12 @@ TRANSACTIONS = Metric(
 )
 REBALANCES = Metric(
     "kafka_rebalances_total", "counter", "Changes of the partitions of this group member.", ("kind",)
+)
+OFFSET_RESETS = Metric(
+    "kafka_offset_resets_total",
+    "counter",
+    "Partitions that did not go on at the group's commit: back, the broker had lost records, and some may be scored twice; lost, retention had removed records before they were scored.",
+    ("kind",),
 )
 
 # As kube-state-metrics names them, so that one set of alert rules fits the cluster and the machine.
@@ -291,6 +297,7 @@ class KafkaMetrics(QueueMetrics):
         self.skipped = Family(MESSAGES_SKIPPED, Counter, (consumed,))
         self.transactions = Family(TRANSACTIONS, Counter, ("committed",), ("aborted",))
         self.rebalances = Family(REBALANCES, Counter, ("assigned",), ("revoked",), ("lost",))
+        self.offset_resets = Family(OFFSET_RESETS, Counter, ("back",), ("lost",))
 
 
 class TraceMetrics(MetricGroup):

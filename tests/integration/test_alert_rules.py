@@ -113,6 +113,9 @@ CHANGES = [
         ("(kafka_queue_length) > 1000", "(kafka_queue_length) > 1001"),
         ("(kafka_queue_length) > 1000\n        for: 2m", "(kafka_queue_length) > 1000"),
         ("(kafka_oldest_message_age_seconds) > 60", "(kafka_oldest_message_age_seconds) >= 60"),
+        ("offset 15m", "offset 14m"),
+        (' or 0 * kafka_offset_resets_total{job="ml-model"}', ""),
+        ("sum by (namespace, kind) (", "max by (namespace, kind) ("),
         ("max by (namespace, topic, group) (kafka_oldest", "min by (namespace, topic, group) (kafka_oldest"),
         (
             'absent(kafka_queue_length{namespace="ml-model"})\n        for: 2m',

@@ -24,8 +24,9 @@ _EVENT_FIELDS: Final[dict[Type, str]] = {
     """,
     "text": "error first_detail message reason",
     "long": """
-        attempt count cpu_millicores cpu_usage current_replicas dead failed first_offset
-        group_version last_offset memory_usage offset owned parity_rows partition partitions pid pods ready refused sampled scored
+        attempt count cpu_millicores cpu_usage current_replicas dead expected failed first_offset
+        group_version last_offset memory_usage offset owned parity_rows partition partitions pid pods
+        position ready refused sampled scored
         session_timeout_ms stabilised target_replicas want
     """,
     "double": """

@@ -22,6 +22,7 @@ from fraudscale.kafka.client import (
 from fraudscale.kafka.delivery import Delivery
 from fraudscale.kafka.group_protocol import SESSION_MS, GroupProtocol, choose_protocol
 from fraudscale.kafka.messages import Batch, Output, Record, records_of
+from fraudscale.kafka.positions import Positions
 from fraudscale.kafka.suspects import Suspects
 from fraudscale.metrics import KafkaMetrics
 from fraudscale.telemetry.logs import Logger, LogLimiter
@@ -78,6 +79,7 @@ class Pipe:
         transactional_id = f"{settings.kafka_group}-{replica_id}"
         self._delivery = Delivery(settings, self._name, transactional_id, metrics=metrics, link=link, log=log)
         self._rebalances = metrics.rebalances
+        self._resets = metrics.offset_resets
         self._link = link
         self._log = log
         self._on_owned = on_owned
@@ -92,6 +94,7 @@ class Pipe:
         self._paused: set[int] = set()
         """Ours, but without a position that the broker has named."""
         self._look_again = 0.0
+        self._positions = Positions()
         self._fatal = False
         self._suspects = Suspects(settings, log)
 
@@ -141,7 +144,7 @@ class Pipe:
         self._settle()
         consumer = self._consumer
         assert consumer is not None  # noqa: S101 - here as long as a batch is
-        offsets = [self._partition(partition, offset) for partition, offset in batch.next_offsets().items()]
+        offsets = self._next_offsets(consumer, batch)
         try:
             self._delivery.begin(
                 len(batch.records), outputs, offsets, consumer.consumer_group_metadata, on_committed
@@ -149,6 +152,27 @@ class Pipe:
         except NotDelivered:
             self._pause(self._owned)
             raise
+
+    def _next_offsets(self, consumer: Consumer, batch: Batch) -> list[TopicPartition]:
+        """Where the batch's partitions go on, each with the epoch of the leader that gave its records.
+
+        By the epoch whoever reads on can tell that a partition lost records since: see docs/decisions/0018.
+        """
+        following = batch.next_offsets()
+        resets = self._positions.follow(
+            batch, following, lambda p: consumer.get_watermark_offsets(self._partition(p), cached=True)[0]
+        )
+        for reset in resets:
+            self._resets.labels(reset.kind).value += 1
+            self._log.error(
+                "offset_reset",
+                kind=reset.kind,
+                partition=reset.partition,
+                expected=reset.expected,
+                position=reset.position,
+            )
+        positions = consumer.position([self._partition(p) for p in following])
+        return [self._partition(p.partition, following[p.partition], p.leader_epoch) for p in positions]
 
     def finish(self) -> None:
         """Wait for the commit that is going on, if any.
@@ -266,6 +290,7 @@ class Pipe:
         self._delivery.drop()
         self._paused.clear()
         self._suspects.forget(self._owned)
+        self._positions.clear()
         self._own(frozenset())
 
     def _note_consumer_error(self, error: KafkaError) -> None:
@@ -328,6 +353,7 @@ class Pipe:
         self._revoked |= gone
         self._paused -= gone
         self._suspects.forget(gone)
+        self._positions.forget(gone)
         self._own(self._owned - gone)
         self._note_change(kind, gone)
 
@@ -339,8 +365,11 @@ class Pipe:
         self._owned = partitions
         self._on_owned(partitions)
 
-    def _partition(self, partition: int, offset: int = 0) -> TopicPartition:
-        return TopicPartition(self._settings.kafka_topic, partition, offset)
+    def _partition(self, partition: int, offset: int = 0, epoch: int | None = None) -> TopicPartition:
+        unknown = -1
+        return TopicPartition(
+            self._settings.kafka_topic, partition, offset, leader_epoch=unknown if epoch is None else epoch
+        )
 
     def _pause(self, partitions: Iterable[int]) -> None:
         """Read nothing more of these partitions before the broker has said where the group is."""
@@ -372,9 +401,7 @@ class Pipe:
                 if commit.partition in self._suspects:
                     self._paused.discard(commit.partition)
                     continue
-                # where there is none, the group begins at the beginning
-                offset = commit.offset if commit.offset >= 0 else OFFSET_BEGINNING
-                position = self._partition(commit.partition, offset)
+                position = self._position_of(commit)
                 consumer.seek(position)
                 consumer.resume([position])
                 self._paused.discard(position.partition)
@@ -383,6 +410,13 @@ class Pipe:
             if self._paused < self._owned:
                 self._look_again = time.monotonic() + LOOK_AGAIN_SECONDS
         return self._delivery.granted and self._paused != self._owned
+
+    def _position_of(self, commit: TopicPartition) -> TopicPartition:
+        if commit.offset < 0:  # the group begins at the beginning
+            return self._partition(commit.partition, OFFSET_BEGINNING)
+        self._positions.seek(commit.partition, commit.offset)
+        # with the epoch the client asks the broker whether it still has all that was committed
+        return self._partition(commit.partition, commit.offset, commit.leader_epoch)
 
     def _note_begin(self, consumer: Consumer, found: list[TopicPartition]) -> None:
         """Let whoever comes after us know that we began to read here, should it be the death of us."""

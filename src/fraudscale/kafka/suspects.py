@@ -85,7 +85,8 @@ class Suspects:
                 if end > offset:
                     self._places[commit.partition] = _Place(offset)
             if begun.dump() != commit.metadata:
-                notes.append(TopicPartition(self._topic, commit.partition, offset, begun.dump()))
+                epoch = -1 if commit.leader_epoch is None else commit.leader_epoch
+                notes.append(TopicPartition(self._topic, commit.partition, offset, begun.dump(), epoch))
         return notes
 
     def forget(self, partitions: Iterable[int], *, errors: bool = True) -> None:

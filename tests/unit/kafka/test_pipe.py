@@ -71,7 +71,16 @@ class FakeConsumer:
         self.paused -= {p.partition for p in places}
 
     def seek(self, place):
-        self.sought.append((place.partition, place.offset))
+        self.sought.append((place.partition, place.offset, place.leader_epoch))
+
+    def position(self, places):
+        """Every record came from a leader of epoch 9."""
+        return [TopicPartition("in", p.partition, 0, leader_epoch=9) for p in places]
+
+    def get_watermark_offsets(self, place, cached):
+        return self.low, 1000
+
+    low = 0
 
     def consumer_group_metadata(self):
         """As a member."""
@@ -87,6 +96,7 @@ class FakePlace:
         self.partition = partition
         self.offset = OFFSET_INVALID if unstable else 5
         self.metadata = ""
+        self.leader_epoch = None if unstable else 3
         self.error = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT) if unstable else None
 
 
@@ -131,7 +141,7 @@ def test_records_of_a_partition_that_comes_back_during_the_read_are_read_again()
         assert (places(batch), consumer.sought, consumer.paused) == ([(1, 7)], [], {0})
         consumer.during = lambda: None
         pipe.read(10, 0)
-    assert (consumer.sought, consumer.paused) == ([(0, 5)], set())
+    assert (consumer.sought, consumer.paused) == ([(0, 5, 3)], set())
 
 
 def test_a_partition_whose_commit_is_not_stable_waits_and_the_others_go_on(monkeypatch):
@@ -145,7 +155,7 @@ def test_a_partition_whose_commit_is_not_stable_waits_and_the_others_go_on(monke
         assert (consumer.sought, consumer.paused) == ([], {0})
         consumer.unstable = set()
         pipe.read(10, 0)
-    assert (consumer.sought, consumer.paused) == ([(0, 5)], set())
+    assert (consumer.sought, consumer.paused) == ([(0, 5, 3)], set())
 
 
 def test_a_partition_in_vain_looked_for_is_not_looked_for_at_every_read():
@@ -205,7 +215,7 @@ def test_a_batch_that_is_given_back_is_read_again_once_its_place_is_found():
         pipe.read(10, 0)
         assert (consumer.sought, consumer.paused) == ([], {0})
         pipe.read(10, 0)
-    assert (consumer.sought, consumer.paused) == ([(0, 5)], set())
+    assert (consumer.sought, consumer.paused) == ([(0, 5, 3)], set())
 
 
 def test_a_header_whose_name_is_not_utf_8_takes_its_record_through_without_headers():
@@ -394,7 +404,22 @@ def test_a_batch_goes_on_where_its_partitions_do(monkeypatch):
     pipe.deliver(Batch([record(5), record(9, partition=1), record(6)], 0.0), ["out"])
     ((count, outputs, offsets, _, _),) = seen
     assert (count, outputs) == (3, ["out"])
-    assert [(p.partition, p.offset) for p in offsets] == [(0, 7), (1, 10)]
+    assert [(p.partition, p.offset, p.leader_epoch) for p in offsets] == [(0, 7, 9), (1, 10, 9)]
+
+
+def test_a_partition_that_does_not_go_on_at_its_commit_is_told_and_counted(monkeypatch):
+    consumer = FakeConsumer([FakeMessage(0, 2), FakeMessage(1, 7), FakeMessage(2, 8)])
+    pipe, consumer.low = pipe_on(consumer, {0, 1, 2}), 7
+    monkeypatch.setattr(pipe._delivery, "begin", lambda *_: None)
+    pipe._pause({0, 1, 2})
+    with capture_logs() as lines:
+        pipe.deliver(pipe.read(10, 0), [])
+    assert [(x["event"], x["log_level"], x["kind"], x["partition"]) for x in lines] == [
+        ("offset_reset", "error", "back", 0),
+        ("offset_reset", "error", "lost", 1),
+        ("offset_reset", "error", "lost", 2),
+    ]
+    assert {kind: pipe._resets.labels(kind).value for kind in ("back", "lost")} == {"back": 1, "lost": 2}
 
 
 def test_a_member_reads_what_is_committed_and_commits_nothing_itself(monkeypatch):

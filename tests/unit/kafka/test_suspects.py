@@ -37,7 +37,7 @@ class FakeConsumer:
 
 
 def commit(offset=5, metadata=""):
-    return SimpleNamespace(partition=0, offset=offset, metadata=metadata)
+    return SimpleNamespace(partition=0, offset=offset, metadata=metadata, leader_epoch=3)
 
 
 def begun(count, *, ago=1.0):
