@@ -58,6 +58,8 @@ def _broker_configs(settings: KafkaSettings) -> dict[str, str]:
     admin = admin_client(settings)
     try:
         brokers = admin.list_topics(timeout=ASK_SECONDS).brokers
+        if not brokers:  # a broker whose controller takes it for dead names none, itself neither
+            raise BrokerUnavailable(f"{settings.kafka_bootstrap_servers}: the cluster names no broker")
         asked = ConfigResource(ConfigResource.Type.BROKER, str(min(brokers)))
         (answer,) = admin.describe_configs([asked], request_timeout=ASK_SECONDS).values()
         return {name: entry.value or "" for name, entry in answer.result().items()}

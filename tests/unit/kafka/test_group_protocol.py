@@ -95,6 +95,13 @@ def test_a_broker_that_does_not_answer_is_no_reason_for_the_old_protocol(chosen,
         chosen("auto", answer)
 
 
+def test_a_cluster_that_names_no_broker_is_asked_again(chosen, monkeypatch):
+    """A broker that its controller takes for dead, on a machine without time for it, leaves itself out."""
+    monkeypatch.setattr(FakeAdmin, "list_topics", lambda *_, **__: SimpleNamespace(brokers={}))
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:9092: the cluster names no broker"):
+        chosen("auto", KRAFT_4)
+
+
 def test_no_server_to_ask_is_said_with_its_address(monkeypatch):
     monkeypatch.setattr(group_protocol, "ASK_SECONDS", 0.1)
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1: "):
