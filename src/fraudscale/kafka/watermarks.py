@@ -65,7 +65,7 @@ class Waiting:
         return max(0, self.end - max(self.next, self.first or 0))
 
 
-class FirstRecord(NamedTuple):
+class FirstWaiting(NamedTuple):
     """What a look found."""
 
     start: int
@@ -83,11 +83,11 @@ class Scout:
         """Take a consumer that is told of ends of partitions, and is nobody else's."""
         self._consumer = consumer
         self._topic = topic
-        self._found: dict[int, FirstRecord] = {}
+        self._found: dict[int, FirstWaiting] = {}
         self._looking: dict[int, int] = {}
         """Assigned partitions, and where the look at each began."""
 
-    def look(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> dict[int, FirstRecord]:
+    def look(self, starts: Mapping[int, int], ends: Mapping[int, int]) -> dict[int, FirstWaiting]:
         """Find the first record at or behind each start; partitions whose look goes on are left out.
 
         What was found before is not looked for again, unless it was an end and the partition has grown.
@@ -130,7 +130,7 @@ class Scout:
         if partition not in self._looking or (error is not None and not ended):
             return
         kind, timestamp = (TIMESTAMP_NOT_AVAILABLE, None) if ended else message.timestamp()
-        self._found[partition] = FirstRecord(
+        self._found[partition] = FirstWaiting(
             self._looking[partition],
             message.offset(),
             not ended,
