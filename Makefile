@@ -1,7 +1,7 @@
 # The verbs of this repository. `make help` lists them; each does all the set-up that it needs.
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status doctor demo-scaling test test-unit test-integration test-e2e test-full chaos check bench gen picture screenshots sync sync-run
+.PHONY: help up down status doctor demo-scaling test test-unit test-integration test-e2e test-full chaos fuzz check bench gen picture screenshots sync sync-run
 
 # uv trusts a list of authorities of its own unless told; the system's list knows a company's too.
 ifneq ($(wildcard /etc/ssl/certs/ca-certificates.crt),)
@@ -51,6 +51,9 @@ test-e2e: sync ## Run the tests on whole platforms
 
 chaos: sync ## Kill Kafka consumers and brokers for many rounds, and count every record (ROUNDS=40 SEED=… KAFKA=zookeeper)
 	$(run)pytest tests/integration/test_chaos.py -m slow -k "random and $(or $(KAFKA),kraft)" -s --timeout 3600 --rounds $(or $(ROUNDS),40) $(if $(SEED),--seed $(SEED))
+
+fuzz: sync ## Send odd requests to every HTTP server, and look for 500, hangs and growth (REQUESTS=100000 SEED=…)
+	$(run)pytest tests/integration/test_http_fuzz.py -m slow -s --timeout 3600 --requests $(or $(REQUESTS),100000) $(if $(SEED),--seed $(SEED))
 
 check: sync ## Formatting, lint, types, layers, that lock and generated files are current, and what the unit tests cover
 	$(run)ruff format --check

@@ -376,9 +376,6 @@ def exposition(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     """Render all metrics in the best format that the `Accept` header names: body and content type."""
     try:
         encode, content_type = choose_encoder(accept)
-    except (
-        TypeError,
-        ValueError,
-    ):  # a version with a part that is no number, which the library compares with one
+    except (TypeError, ValueError):  # a part of the version is no number, and is compared with one
         encode, content_type = choose_encoder("")
     return encode(registry), content_type

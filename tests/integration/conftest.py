@@ -31,7 +31,8 @@ from fraudscale.local.install.ports import Ports, claim_block
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--rounds", type=int, default=4, help="faults of the randomised chaos test")
-    parser.addoption("--seed", type=int, default=None, help="of its draws; printed if not given")
+    parser.addoption("--requests", type=int, default=20_000, help="of the long run against all HTTP servers")
+    parser.addoption("--seed", type=int, default=None, help="of the draws of both; printed if not given")
 
 
 class KafkaServer:
