@@ -30,6 +30,7 @@ from fraudscale.hpa.status import Conditions
 from fraudscale.kafka.client import BrokerLink
 from fraudscale.kafka.lag import LagReporter
 from fraudscale.kafka.watermarks import Watermarks
+from fraudscale.local.install.ports import MIN_REPLICAS
 from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.scaling.manifests import Scaling
 from fraudscale.local.scaling.usage import LEAVING, Clock, Meter, Reading, read_trees
@@ -182,6 +183,7 @@ class Autoscaler:
         try:
             kept = msgspec.json.decode(scale_file.memory_path(self._home).read_bytes(), type=AutoscalerState)
         except FileNotFoundError:
+            self._desired = MIN_REPLICAS  # a run begins with so many, and without a past
             return Memory()
         except (OSError, msgspec.DecodeError) as error:
             self._log.warning("scaling_memory_lost", reason=str(error))

@@ -303,6 +303,14 @@ def test_a_scale_that_a_person_set_is_told_once_with_what_is_used(platform):
     assert (event["reason"], event["log_level"], event["memory_usage"]) == (BY_HAND, "warning", 29)
 
 
+def test_a_scale_that_was_set_before_the_first_sync_is_told_at_it(platform):
+    platform.load = 5 * 0.07
+    set_by_hand(platform, 5)
+    with capture_logs() as lines:
+        platform.run(1)
+    assert scalings(lines) == [(4, 5, BY_HAND)]
+
+
 def test_a_scale_that_was_set_while_no_autoscaler_ran_is_told_by_the_next_one(platform):
     platform.load = 5 * 0.07
     platform.run(2)
