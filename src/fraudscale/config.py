@@ -133,14 +133,23 @@ def _place(value: Path) -> Path:
         raise ValueError("must be one line of printable characters, since configuration files name it")
     try:
         placed = checkout() / value.expanduser()
-    except RuntimeError:  # nobody knows whose folder that is; whoever needs it says so
-        return value
+    except RuntimeError as error:
+        raise ValueError("nobody knows whose folder that is; write out its path") from error
     try:
         placed.stat()
     except OSError as error:
         if error.errno in {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
             raise ValueError(f"nothing can be there ({error.strerror}); name another place") from error
     return placed
+
+
+def _place_if_known(value: Path) -> Path:
+    """As `_place`; a user without a folder of their own learns of it only from what needs this one."""
+    try:
+        value.expanduser()
+    except RuntimeError:
+        return value
+    return _place(value)
 
 
 def _folder(value: Path) -> Path:
@@ -392,7 +401,9 @@ class LocalSettings(Settings):
     """Folder for data, logs and state of a running platform."""
     fraudscale_port_base: Annotated[int, Field(ge=1024, le=32000)] | None = None
     """First port of a block of 40 that holds all ports. Unset, each component has its usual port."""
-    fraudscale_cache: Folder = Path("~/.cache/fraudscale")
+    fraudscale_cache: Annotated[Path, AfterValidator(_place_if_known), AfterValidator(_folder)] = Path(
+        "~/.cache/fraudscale"
+    )
     """Folder for downloads, shared by all clones."""
     maven_repository: HttpUrl = "https://repo.maven.apache.org/maven2"
     """Source of Kafka's jars. A mirror will do: the sha256 of every file is checked."""

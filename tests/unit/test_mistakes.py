@@ -282,6 +282,13 @@ def test_a_home_folder_that_is_a_file_is_named(said, home, command):
     assert said(command) == (2, f"fraudscale: FRAUDSCALE_HOME='{home}': is a file; name a folder\n")
 
 
+@pytest.mark.parametrize("name", ["FRAUDSCALE_HOME", "MODEL_CACHE_DIR"])
+def test_a_folder_of_a_user_whom_nobody_knows_is_named(said, monkeypatch, name):
+    monkeypatch.setenv(name, "~nobody-of-this-name/x")
+    code, line = said("up")
+    assert (code, line.startswith(f"fraudscale: {name}='~nobody-of-this-name/x': nobody knows")) == (2, True)
+
+
 def test_a_home_folder_in_a_circle_of_links_is_named(said, home):
     home.symlink_to(home)
     code, line = said("status")
