@@ -4,8 +4,6 @@ Sources, the later overriding the earlier: `.env` (in Git: defaults, no secret),
 environment. Names in the environment are the field names in capitals. A relative path begins at the checkout.
 """
 
-import errno
-import os
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -17,34 +15,16 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fraudscale.errors import InputError
+from fraudscale.places import CacheFolder, File, Folder, checkout
 
 Network = IPv4Network | IPv6Network
 
 FILES: Final = (".env", ".env.local")
 """The later one wins."""
-_MARK: Final = "src/fraudscale/config.py"
-"""What only a checkout has."""
 
 
 class SettingsError(InputError):
     """A setting has a value that it may not have; the message names it and says what it may be."""
-
-
-def checkout() -> Path:
-    """Find where `.env` lies and relative paths of settings begin: the checkout around the working folder.
-
-    Elsewhere, as in a container, it is the working folder itself, which is always given as `.`.
-
-    Raises:
-        SettingsError: the working folder was removed.
-    """
-    try:
-        here = Path.cwd()
-    except FileNotFoundError as error:
-        raise SettingsError("the folder that you are in was removed; go to another one") from error
-    around = (folder for folder in (here, *here.parents) if os.access(folder / _MARK, os.F_OK))
-    found = next(around, here)
-    return Path() if found == here else found
 
 
 def is_utf8(text: str) -> bool:
@@ -127,39 +107,6 @@ def _secret_pairs(value: SecretStr) -> SecretStr:
     return value
 
 
-def _place(value: Path) -> Path:
-    """Let a relative path mean the same in every folder of the checkout, and `~` the user's own folder."""
-    if not str(value).isprintable():
-        raise ValueError("must be one line of printable characters, since configuration files name it")
-    try:
-        placed = checkout() / value.expanduser()
-    except RuntimeError as error:
-        raise ValueError("nobody knows whose folder that is; write out its path") from error
-    try:
-        placed.stat()
-    except OSError as error:
-        if error.errno in {errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}:
-            raise ValueError(f"nothing can be there ({error.strerror}); name another place") from error
-    return placed
-
-
-def _place_if_known(value: Path) -> Path:
-    """As `_place`; a user without a folder of their own learns of it only from what needs this one."""
-    try:
-        value.expanduser()
-    except RuntimeError:
-        return value
-    return _place(value)
-
-
-def _folder(value: Path) -> Path:
-    if os.access(value, os.F_OK) and not value.is_dir():
-        raise ValueError("is a file; name a folder")
-    return value
-
-
-File = Annotated[Path, AfterValidator(_place)]
-Folder = Annotated[Path, AfterValidator(_place), AfterValidator(_folder)]
 Networks = Annotated[str, AfterValidator(_networks)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -401,9 +348,7 @@ class LocalSettings(Settings):
     """Folder for data, logs and state of a running platform."""
     fraudscale_port_base: Annotated[int, Field(ge=1024, le=32000)] | None = None
     """First port of a block of 40 that holds all ports. Unset, each component has its usual port."""
-    fraudscale_cache: Annotated[Path, AfterValidator(_place_if_known), AfterValidator(_folder)] = Path(
-        "~/.cache/fraudscale"
-    )
+    fraudscale_cache: CacheFolder = Path("~/.cache/fraudscale")
     """Folder for downloads, shared by all clones."""
     maven_repository: HttpUrl = "https://repo.maven.apache.org/maven2"
     """Source of Kafka's jars. A mirror will do: the sha256 of every file is checked."""

@@ -15,6 +15,7 @@ from fraudscale.config import (
     SettingsError,
     TracingSettings,
 )
+from fraudscale.places import NoPlace
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +81,7 @@ def test_a_folder_that_was_removed_is_no_place_to_be(monkeypatch, tmp_path):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    with pytest.raises(SettingsError, match="was removed; go to another one"):
+    with pytest.raises(NoPlace, match="was removed; go to another one"):
         LocalSettings.read()
 
 

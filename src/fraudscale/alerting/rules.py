@@ -7,7 +7,8 @@ import msgspec
 import yaml
 
 from fraudscale.clock import faster
-from fraudscale.config import AlertSettings, SettingsError, checkout
+from fraudscale.config import AlertSettings, SettingsError
+from fraudscale.places import checkout
 
 RUNBOOKS: Final = "https://fraudscale.example/docs/runbooks"
 DASHBOARD: Final = "https://grafana.example/d/ml-model"

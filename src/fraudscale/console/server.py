@@ -12,11 +12,12 @@ from typing import Final
 
 import msgspec
 
-from fraudscale.config import ConsoleSettings, LocalSettings, LogSettings, checkout
+from fraudscale.config import ConsoleSettings, LocalSettings, LogSettings
 from fraudscale.console import overview
 from fraudscale.console.upstream import FORM, Prometheus
 from fraudscale.local import running
 from fraudscale.local.install.ports import HOST, Ports
+from fraudscale.places import checkout
 from fraudscale.stopping import StopSignals
 from fraudscale.telemetry import logs
 from fraudscale.telemetry.asgi import listen

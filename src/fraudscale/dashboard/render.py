@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from fraudscale.config import checkout
 from fraudscale.dashboard.limits import OF_SECONDS, Limit
+from fraudscale.places import checkout
 
 FILE: Final = Path("monitoring/dashboards/ml-model-dashboard.json")
 """In a checkout."""

@@ -6,12 +6,12 @@ Nothing is downloaded for it: where there is none, the console shows the same da
 from pathlib import Path
 from typing import Final
 
-from fraudscale.config import checkout
 from fraudscale.local.components.blueprint import REST_PHASE, Blueprint
 from fraudscale.local.components.ready import http_ok
 from fraudscale.local.install.download import Grafana
 from fraudscale.local.install.ports import HOST
 from fraudscale.local.supervisor.component import Component
+from fraudscale.places import checkout
 
 PROVISIONING: Final = Path("monitoring/grafana/provisioning")
 
