@@ -257,3 +257,8 @@ def test_a_bad_manifest_is_refused_in_one_line_with_its_file(files, tmp_path, ki
     assert str(caught.value).startswith(f"{path}: ")
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_request_nobody_waits():
+    found = summary([(600, 0)])
+    assert (found.requests, found.p99_ms, found.worst_p95_ms, found.worst_at_s) == (0, 0, 0, 0)
