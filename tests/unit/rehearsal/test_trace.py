@@ -129,6 +129,13 @@ def test_bytes_that_are_no_json_object_are_refused(content, reason):
     assert str(caught.value).startswith(f"trace.json: {reason}")
 
 
+def test_nothing_is_a_load_too_and_time_may_begin_before_zero(tmp_path):
+    found = csv(tmp_path, "t_s,total_cpu_m,memory_mi\n-15,0,0\n0,1,2\n")
+    assert [(s.until_s, s.total_cpu_m, s.memory_mi) for s in found.load] == [(15, 0, 0), (30, 1, 2)]
+    with pytest.raises(TraceError, match="line 3, memory_mi: -1 is not a finite number of at least 0"):
+        csv(tmp_path, "t_s,total_cpu_m,memory_mi\n0,0,0\n15,1,-1\n")
+
+
 CSV_ERRORS = {
     "empty": ("", "is empty"),
     "no header": ("0,1,2\n", "line 1: unknown column '0'"),
