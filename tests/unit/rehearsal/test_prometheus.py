@@ -110,3 +110,24 @@ def test_what_is_not_prometheus_is_told(server, body):
 def test_a_prometheus_that_is_down_is_told():
     with pytest.raises(PrometheusUnavailable, match="gave no answer"):
         prometheus.trace("http://127.0.0.1:1", 60, NOW, REQUESTS)
+
+
+def test_two_points_are_a_load_and_one_is_none(server):
+    server.points[prometheus.CPU] = [(START, "1000"), (START + 15, "1100")]
+    assert prometheus.trace(server.url, 60, NOW, REQUESTS).load[-1] == Segment(30, 1100, 200)
+    server.points[prometheus.CPU] = [(START, "1000")]
+    with pytest.raises(TraceError, match="no CPU was measured"):
+        prometheus.trace(server.url, 60, NOW, REQUESTS)
+
+
+def test_without_any_memory_of_a_pod_it_uses_none(server):
+    server.points[prometheus.MEMORY] = []
+    server.points[prometheus.REPLICAS] = [(START + 15, "4")]
+    found = prometheus.trace(server.url, 60, NOW, REQUESTS)
+    assert ({s.memory_mi for s in found.load}, found.initial_replicas) == ({0}, None)
+
+
+def test_a_window_is_asked_whole_to_its_last_second(server):
+    prometheus.trace(server.url, 60, NOW, REQUESTS)
+    asked = [(float(q["start"]), float(q["end"]), float(q["step"])) for q in server.asked]
+    assert asked == [(START, NOW, 15)] * 3
