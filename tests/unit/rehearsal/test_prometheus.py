@@ -131,3 +131,11 @@ def test_a_window_is_asked_whole_to_its_last_second(server):
     prometheus.trace(server.url, 60, NOW, REQUESTS)
     asked = [(float(q["start"]), float(q["end"]), float(q["step"])) for q in server.asked]
     assert asked == [(START, NOW, 15)] * 3
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:9090", "ftp://127.0.0.1", "http://", "http://127.0.0.1:0", "", "http://[::"]
+)
+def test_what_is_no_address_is_told(url):
+    with pytest.raises(TraceError, match=r"is not an address such as http://127\.0\.0\.1:9090"):
+        prometheus.trace(url, 60, NOW, REQUESTS)
