@@ -93,3 +93,10 @@ def test_the_backlog_is_that_of_a_bucket_filled_second_by_second(load):
         waiting = max(0.0, waiting + cpu - 4000)
         if second + 1 in at:
             assert at[second + 1] == pytest.approx(waiting, abs=1e-3)
+
+
+def test_each_piece_has_the_quantile_of_its_own_queue():
+    estimate = estimate_latency(rehearsed([(600, 2000)], **STILL), Service(cpu_ms_per_request=10))
+    assert estimate.quantiles(0.95) == pytest.approx(0.020 * math.log(20))
+    late = estimate_latency(rehearsed([(600, 5000)], **STILL), Service())
+    assert late.quantiles(0.5)[-1] == pytest.approx(late.delay_s[-1] + late.response_s[-1] * math.log(2))

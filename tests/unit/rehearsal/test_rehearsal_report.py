@@ -262,3 +262,10 @@ def test_a_bad_manifest_is_refused_in_one_line_with_its_file(files, tmp_path, ki
 def test_without_a_request_nobody_waits():
     found = summary([(600, 0)])
     assert (found.requests, found.p99_ms, found.worst_p95_ms, found.worst_at_s) == (0, 0, 0, 0)
+
+
+def test_the_table_marks_what_oscillates(files):
+    load = [{"until_s": t, "total_cpu_m": cpu, "memory_mi": 200} for t, cpu in WAVES]
+    files[2].write_text(json.dumps({"cpu_request_m": 500, "memory_request_mi": 512, "load": load}))
+    text = run("--hpa", files[0], "--hpa", files[1], "--trace", files[2])
+    assert re.search(r"^direction changes in 10 min\s+\d+\s+\d+ OSCILLATES$", text, re.MULTILINE)

@@ -215,3 +215,16 @@ def test_groups_of_pods_are_seen_as_the_same_pods_one_by_one(load, ready, delay,
 
 def test_a_whole_number_is_shown_as_one():
     assert [repr(whole(value)) for value in (15.0, 15, 0.5)] == ["15", "15", "0.5"]
+
+
+def test_a_young_pod_is_seen_with_its_own_times_and_use():
+    deployment = Deployment(trace((600, 2200), pod_ready_after_s=60), 4)
+    deployment.scale(5, 0)
+
+    def youngest(t):
+        pods = deployment.observe(t).pods[-1]
+        return pods.count, pods.ready, pods.ready_since, pods.containers[0].usage["cpu"]
+
+    assert youngest(30) == (1, "False", 0, 0)
+    assert youngest(60) == (1, "True", 60, 440)
+    assert [p.containers[0].usage["cpu"] for p in deployment.observe(60).pods] == [440, 440]
