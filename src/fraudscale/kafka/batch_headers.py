@@ -7,7 +7,7 @@ must not die of it.
 import socket
 import struct
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 ANSWER_SECONDS: Final = 3.0
 FETCH: Final = 1
@@ -60,6 +60,8 @@ class FirstRecord(NamedTuple):
     there: bool
     timestamp: int | None
     """Of the first record of its batch."""
+    over: bool = True
+    """Whether there is nothing more to look at now."""
 
 
 def fetch(
@@ -80,14 +82,15 @@ def fetch(
     with socket.create_connection(address, ANSWER_SECONDS) as connection:
         connection.sendall(_request(topic, partition, offset, committed=committed))
         with connection.makefile("rb") as answer:
-            # size and correlation; throttle time, topics; name, partitions; number
-            answer.read(4 + 4 + 4 + 4 + 2 + len(topic) + 4 + 4)
-            error, end, stable, many = _PARTITION.unpack(
-                _exactly(answer.read(_PARTITION.size), _PARTITION.size)
-            )
-            aborted = _exactly(answer.read(16 * max(0, many)), 16 * max(0, many))
-            answer.read(4)
-            head = answer.read(_BATCH.size)
+            (size,) = struct.unpack(">i", _exactly(answer, 4))
+            # correlation, throttle time, topics; name, partitions; number
+            before = 4 + 4 + 4 + 2 + len(topic) + 4 + 4
+            _exactly(answer, before)
+            error, end, stable, many = _PARTITION.unpack(_exactly(answer, _PARTITION.size))
+            aborted = _exactly(answer, 16 * max(0, many))
+            _exactly(answer, 4)
+            rest = size - before - _PARTITION.size - len(aborted) - 4
+            head = answer.read(min(rest, _BATCH.size))
     if error:
         raise OSError(f"{topic}/{partition}/{offset}: the broker says error {error}")
     found = tuple(struct.iter_unpack(">qq", aborted))
@@ -105,7 +108,7 @@ def first_record(
         partition: as of `fetch`.
         start: the offset.
         committed: as of `fetch`.
-        most: batches to look at; without a record in those, the look ended there.
+        most: batches to look at; without a record in those the look isn't over.
 
     Raises:
         OSError: as `fetch`.
@@ -123,7 +126,7 @@ def first_record(
             timestamp = batch.timestamp if batch.timestamp >= 0 else None
             return FirstRecord(max(offset, batch.first), there=True, timestamp=timestamp)
         offset = batch.last + 1
-    return FirstRecord(offset, there=False, timestamp=None)
+    return FirstRecord(offset, there=False, timestamp=None, over=False)
 
 
 def batch_at(address: tuple[str, int], topic: str, partition: int, offset: int) -> BatchHeader:
@@ -154,7 +157,8 @@ def _header(head: bytes) -> BatchHeader:
     )
 
 
-def _exactly(content: bytes, size: int) -> bytes:
+def _exactly(answer: BinaryIO, size: int) -> bytes:
+    content = answer.read(size)
     if len(content) < size:
         raise ConnectionError("the broker ended the connection")
     return content

@@ -154,12 +154,16 @@ class Delivery:
         Raises:
             KafkaException: it failed, and the producer is dropped.
         """
-        producer = self._producer
+        producer, member = self._producer, group()
         assert producer is not None  # noqa: S101 - it was granted
-        try:
+
+        def commit() -> None:
             producer.begin_transaction()
-            producer.send_offsets_to_transaction(offsets, group(), TRANSACTION_SECONDS)
+            producer.send_offsets_to_transaction(offsets, member, TRANSACTION_SECONDS)
             producer.commit_transaction(TRANSACTION_SECONDS)
+
+        try:
+            _within(ABORT_SECONDS, commit)
         except KafkaException:
             self._producer = None
             raise

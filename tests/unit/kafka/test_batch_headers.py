@@ -11,12 +11,12 @@ from fraudscale.kafka import batch_headers as module
 from fraudscale.kafka.batch_headers import BatchHeader, Fetched, FirstRecord, batch_at, fetch, first_record
 
 
-def answer(*, first=5, delta=3, magic=2, attributes=4, error=0, aborted=()):
+def answer(*, first=5, delta=3, magic=2, attributes=4, error=0, aborted=(), empty=False):
     head = struct.pack(">iiih2sii", 7, 0, 1, 2, b"in", 1, 3)
     head += struct.pack(">hqqi", error, 99, 98, len(aborted))
     head += b"".join(struct.pack(">qq", *one) for one in aborted)
     batch = struct.pack(">qiibIhiqqq", first, 4600, 0, magic, 0, attributes, delta, 1000, 2000, 77)
-    body = head + struct.pack(">i", 4612) + batch + b"\0" * 5000
+    body = head + (struct.pack(">i", 0) if empty else struct.pack(">i", 4612) + batch + b"\0" * 5000)
     return struct.pack(">i", len(body)) + body
 
 
@@ -31,6 +31,8 @@ def broker(reply):
             with connection:
                 asked.append(connection.recv(1000))
                 connection.sendall(reply)
+                if len(reply) > 4 and len(reply) == 4 + int.from_bytes(reply[:4], "big"):
+                    connection.recv(1)  # who knows how long an answer is asks for no more
 
         thread = Thread(target=serve)
         thread.start()
@@ -48,6 +50,11 @@ def test_a_batch_is_known_by_its_header(committed):
     assert found == Fetched(99, 98, ((77, 5), (78, 1)), HEADER)
     assert struct.pack(">iiiibi", -1, 0, 0, 1, committed, 1) in asked[0]
     assert asked[0].endswith(struct.pack(">iiqi", 1, 3, 6, 1))
+
+
+def test_where_nothing_is_there_is_no_batch():
+    with broker(answer(empty=True)) as (address, _):
+        assert fetch(address, "in", 3, 6) == Fetched(99, 98, (), None)
 
 
 @pytest.mark.parametrize(
@@ -122,4 +129,4 @@ def test_a_look_ends_after_so_many_batches_and_says_where(monkeypatch):
 
     monkeypatch.setattr(module, "fetch", ask)
     found = first_record(("h", 9), "in", 0, 4, committed=True, most=3)
-    assert found == FirstRecord(7, there=False, timestamp=None)
+    assert found == FirstRecord(7, there=False, timestamp=None, over=False)

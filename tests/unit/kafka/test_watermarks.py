@@ -3,11 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
-from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, KafkaError
-from fake_clients import FakeMessage, failure
+from confluent_kafka import KafkaError
+from fake_clients import failure
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka import watermarks as module
+from fraudscale.kafka.batch_headers import FirstRecord
 from fraudscale.kafka.client import BrokerUnavailable
 from fraudscale.kafka.watermarks import Scout, Waiting, Watermarks, oldest
 
@@ -52,7 +53,7 @@ class FakeAdmin:
     def describe_topics(self, topics, request_timeout):
         if self.fails:
             raise failure(self.fails)
-        partitions = [SimpleNamespace(id=p) for p in range(3)]
+        partitions = [SimpleNamespace(id=p, leader=SimpleNamespace(host="h", port=p)) for p in range(3)]
         return {"in": SimpleNamespace(result=lambda: SimpleNamespace(partitions=partitions))}
 
     def list_offsets(self, asked, request_timeout):
@@ -62,14 +63,11 @@ class FakeAdmin:
         return {p: SimpleNamespace(result=lambda: SimpleNamespace(offset=offset)) for p in asked}
 
 
-class FakeOnlooker:
-    """The group's commits: 4, at the very beginning, and none; and what each of its reads finds."""
+class FakeObserver:
+    """The group's commits: 4, at the very beginning, and none."""
 
     def __init__(self, order):
         self.order = order
-        self.messages = []
-        self.assigned = {}
-        self.left = []
 
     def poll(self, seconds):
         """Hands log lines over."""
@@ -81,40 +79,40 @@ class FakeOnlooker:
             SimpleNamespace(partition=p.partition, offset=found[p.partition], error=None) for p in partitions
         ]
 
-    def incremental_assign(self, partitions):
-        self.assigned |= {p.partition: p.offset for p in partitions}
 
-    def incremental_unassign(self, partitions):
-        self.left += [p.partition for p in partitions]
-
-    def consume(self, count, seconds):
-        taken, self.messages = self.messages[:count], self.messages[count:]
-        return taken
+def record(offset, timestamp=None):
+    return FirstRecord(offset, there=True, timestamp=timestamp)
 
 
-def end_of(partition, offset):
-    return FakeMessage(partition, offset, error=KafkaError(KafkaError._PARTITION_EOF))
-
-
-@pytest.fixture(autouse=True)
-def short_looks(monkeypatch):
-    monkeypatch.setattr(module, "LOOK_SECONDS", 0.1)
+def end(offset, *, over=True):
+    return FirstRecord(offset, there=False, timestamp=None, over=over)
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def looks(monkeypatch):
+    """What looks find, by whether committed, and partition; `asked` has each look."""
+    found = SimpleNamespace(asked=[], committed={}, uncommitted={})
+
+    def look(address, topic, partition, offset, *, committed):
+        found.asked.append((address, partition, offset))
+        answer = (found.committed if committed else found.uncommitted).get(partition)
+        if answer is None:
+            raise OSError("no answer")
+        return answer
+
+    monkeypatch.setattr(module, "first_record", look)
+    return found
+
+
+@pytest.fixture
+def asked(monkeypatch, looks):
     """Watermarks, and what they ask."""
     admin = FakeAdmin()
-    onlookers = {name: FakeOnlooker(admin.order) for name in ("read_committed", "read_uncommitted")}
     made = []
     monkeypatch.setattr(module, "admin_client", lambda _: made.append(admin) or admin)
-    monkeypatch.setattr(module, "Consumer", lambda config: onlookers[config["isolation.level"]])
+    monkeypatch.setattr(module, "Consumer", lambda _: FakeObserver(admin.order))
     return SimpleNamespace(
-        watermarks=Watermarks(KafkaSettings(kafka_topic="in")),
-        admin=admin,
-        made=made,
-        committed=onlookers["read_committed"],
-        observer=onlookers["read_uncommitted"],
+        watermarks=Watermarks(KafkaSettings(kafka_topic="in")), admin=admin, made=made, looks=looks
     )
 
 
@@ -147,11 +145,10 @@ def test_clients_without_an_answer_for_long_are_replaced(asked, monkeypatch):
 
 def test_what_waits_begins_with_the_first_record_that_the_group_can_read(asked):
     """Partition 0: a record behind a gap. 1: nothing but a gap. 2: a transaction is open behind a gap."""
-    asked.committed.messages = [FakeMessage(0, 6, timestamp=(1, 3000)), end_of(1, 10), end_of(2, 7)]
-    asked.observer.messages = [FakeMessage(2, 7, timestamp=(1, 2000))]
+    asked.looks.committed = {0: record(6, 3000), 1: end(10), 2: end(7)}
+    asked.looks.uncommitted = {2: record(7, 2000)}
     waiting = asked.watermarks.waiting()
-    assert asked.committed.assigned == {0: 4, 1: 2, 2: 2}
-    assert asked.observer.assigned == {2: 7}
+    assert asked.looks.asked == [(("h", 0), 0, 4), (("h", 1), 1, 2), (("h", 2), 2, 2), (("h", 2), 2, 7)]
     assert waiting == {
         0: Waiting(2, 10, 4, first=6, readable=True, timestamp=3000),
         1: Waiting(2, 10, 0, first=10),
@@ -169,59 +166,47 @@ def test_the_oldest_is_that_of_partitions_where_something_waits():
 # --- looking
 
 
-@pytest.fixture
-def onlooker():
-    return FakeOnlooker([])
+LEADERS = {0: ("h", 0), 1: ("h", 1)}
 
 
 @pytest.fixture
-def scout(onlooker):
-    return Scout(onlooker, "in")
+def scout():
+    return Scout("in", committed=True)
 
 
-def test_the_first_record_of_each_partition_counts_and_errors_do_not(scout, onlooker):
-    onlooker.messages = [
-        FakeMessage(0, 4, timestamp=(1, 3000)),
-        FakeMessage(0, 5, timestamp=(1, 1)),
-        FakeMessage(error=KafkaError(KafkaError._TRANSPORT), partition=None),
-        FakeMessage(1, 2, error=KafkaError(KafkaError._TRANSPORT)),
-        FakeMessage(1, 2, timestamp=(TIMESTAMP_NOT_AVAILABLE, -1)),
-    ]
-    found = scout.look({0: 4, 1: 2}, {0: 9, 1: 9})
-    assert found == {0: (4, 4, True, 3000), 1: (2, 2, True, None)}
-    assert onlooker.left == [0, 1]
-
-
-def test_what_was_found_is_not_looked_for_again_until_the_group_has_gone_on(scout, onlooker):
-    onlooker.messages = [FakeMessage(0, 5, timestamp=(1, 3000))]
+def test_what_was_found_is_not_looked_for_again_until_the_group_has_gone_on(scout, looks):
+    looks.committed = {0: record(5, 3000)}
     for _ in range(2):
-        assert scout.look({0: 4}, {0: 9}) == {0: (4, 5, True, 3000)}
-    onlooker.messages = [FakeMessage(0, 6, timestamp=(1, 5000))]
-    assert scout.look({0: 6}, {0: 9}) == {0: (6, 6, True, 5000)}
-    assert (onlooker.assigned, onlooker.left) == ({0: 6}, [0, 0])
+        assert scout.look(LEADERS, {0: 4}, {0: 9}) == {0: record(5, 3000)}
+    looks.committed = {0: record(6, 5000)}
+    assert scout.look(LEADERS, {0: 6}, {0: 9}) == {0: record(6, 5000)}
+    assert [offset for _, _, offset in looks.asked] == [4, 6]
 
 
-def test_an_end_is_looked_behind_once_the_partition_has_grown(scout, onlooker):
-    onlooker.messages = [end_of(0, 9)]
+def test_an_end_is_looked_behind_once_the_partition_has_grown(scout, looks):
+    looks.committed = {0: end(9)}
     for _ in range(2):
-        assert scout.look({0: 4}, {0: 9}) == {0: (4, 9, False, None)}
-    assert onlooker.assigned == {0: 4}
-    onlooker.messages = [FakeMessage(0, 10, timestamp=(1, 1))]
-    assert scout.look({0: 4}, {0: 11}) == {0: (4, 10, True, 1)}
-    assert onlooker.assigned == {0: 9}
+        assert scout.look(LEADERS, {0: 4}, {0: 9}) == {0: end(9)}
+    looks.committed = {0: record(10, 1)}
+    assert scout.look(LEADERS, {0: 4}, {0: 11}) == {0: record(10, 1)}
+    assert [offset for _, _, offset in looks.asked] == [4, 9]
 
 
-def test_a_look_that_takes_long_goes_on_where_it_was_and_one_that_is_not_wanted_ends(scout, onlooker):
-    assert scout.look({0: 4, 1: 4}, {0: 9, 1: 9}) == {}
-    onlooker.assigned.clear()
-    onlooker.messages = [FakeMessage(1, 8, timestamp=(1, 1)), FakeMessage(0, 7, timestamp=(1, 2))]
-    assert scout.look({0: 4, 1: 5}, {0: 9, 1: 9}) == {1: (5, 8, True, 1), 0: (4, 7, True, 2)}
-    assert onlooker.assigned == {1: 5}
-    assert scout.look({}, {}) == {}
+def test_a_look_that_is_not_over_goes_on_where_it_was_and_one_that_is_not_wanted_ends(scout, looks):
+    looks.committed = {0: end(6, over=False), 1: end(7, over=False)}
+    assert scout.look(LEADERS, {0: 4, 1: 4}, {0: 9, 1: 9}) == {}
+    looks.committed = {0: record(7), 1: record(8)}
+    assert scout.look(LEADERS, {0: 4, 1: 5}, {0: 9, 1: 9}) == {0: record(7), 1: record(8)}
+    assert [offset for _, _, offset in looks.asked] == [4, 4, 6, 5]
+    assert scout.look(LEADERS, {}, {}) == {}
 
 
-def test_a_record_that_comes_while_log_lines_are_handed_over_is_not_lost(scout, onlooker):
-    scout.look({0: 4}, {0: 9})
-    onlooker.poll = lambda _: FakeMessage(0, 5, timestamp=(1, 1))
-    scout.serve()
-    assert scout.look({0: 4}, {0: 9}) == {0: (4, 5, True, 1)}
+def test_a_broker_that_gives_no_answer_is_asked_again_at_the_next_look(scout, looks):
+    assert scout.look(LEADERS, {0: 4, 1: 4}, {0: 9, 1: 9}) == {}
+    looks.committed = {1: record(4)}
+    assert scout.look(LEADERS, {0: 4, 1: 4}, {0: 9, 1: 9}) == {1: record(4)}
+
+
+def test_looks_end_when_their_time_is_over(scout, looks, monkeypatch):
+    monkeypatch.setattr(module, "LOOK_SECONDS", -1)
+    assert (scout.look(LEADERS, {0: 4}, {0: 9}), looks.asked) == ({}, [])
