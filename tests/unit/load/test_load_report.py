@@ -122,3 +122,10 @@ def test_the_last_window_may_be_shorter_and_keeps_its_rate():
     points = report(taken=75, scored=75, stopped_at=7.5).over_time
     assert [(p.t, p.offered_rate, p.achieved_rate) for p in points][-2:] == [(6, 10, 10), (7, 10, 10)]
     assert [p.ok for p in points] == [10] * 7 + [5]
+
+
+def test_a_long_run_has_points_two_seconds_apart():
+    schedule, measures = RecordedArrivals(np.arange(0.0, 600.0), 600), Measures(600)
+    points = build(RUN, schedule, measures, None, PAST).over_time
+    assert [(p.t, p.offered_rate) for p in points[:3]] == [(0, 1), (2, 1), (4, 1)]
+    assert points[-1].t == 598
