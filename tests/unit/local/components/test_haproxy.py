@@ -90,7 +90,7 @@ def test_the_balancers_own_errors_have_the_shape_of_ours(name):
 def test_every_file_that_haproxy_is_told_of_is_written(blueprint):
     written = assembly.files(blueprint())
     (cfg,) = [content for path, content in written.items() if path.name == "haproxy.cfg"]
-    named = {Path(word) for word in cfg.split() if word.endswith(".http")}
+    named = {Path(name) for name in re.findall(r'"([^"]+\.http)"', cfg)}
     assert named == {path for path in written if path.suffix == ".http"}
 
 
