@@ -75,6 +75,7 @@ def test_a_beginning_counts_those_in_a_row_that_are_not_long_ago(suspects, metad
 
 def test_the_same_reader_begins_once(suspects):
     (note,) = suspects.begin(FakeConsumer(), [commit()])
+    assert note.leader_epoch == 3, "it stays the commit that it was"
     assert suspects.begin(FakeConsumer(), [commit(5, note.metadata)]) == []
     assert Reader().begin(note.metadata).count == 2
 
