@@ -84,9 +84,6 @@ def candidates(models: Path) -> dict[str, tuple[list[str], dict[str, str]]]:
         "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # nothing answers: the last good copy serves
         "MODEL_POLL_SECONDS": "3600",
         "REPLICA_ID": "replica-1",
-        # Far more than one client can send here: its bucket is asked each time and never empty.
-        "RATE_LIMIT_PER_SECOND": "1000000",
-        "RATE_LIMIT_BURST": "1000000",
     }
     return {
         "constant": ([sys.executable, "-c", CONSTANT], {}),

@@ -23,6 +23,7 @@ from fraudscale.web.app import HttpEndpoint
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
 from fraudscale.web.micro_batcher import MicroBatcher
+from fraudscale.web.refused_clients import RefusedClients
 
 GOOD = {
     "transaction_id": "tx-1",
@@ -62,8 +63,11 @@ def compose(tracer=None, api=None, **settings):
     model_metrics, http_metrics = metrics.ModelMetrics(), metrics.HttpMetrics()
     registry = metrics.replica_registry(100, model_metrics, http_metrics)
     scorer = Scorer(model_metrics, PredictionLog(log_settings, "test"), "replica-1")
-    micro_batcher = MicroBatcher(scorer, model_metrics, http_settings.max_in_flight)
     clients = Clients(networks(http_settings.trusted_proxies), networks(http_settings.trusted_clients))
+    refusals = RefusedClients(log)
+    micro_batcher = MicroBatcher(
+        scorer, model_metrics, http_settings.max_in_flight, client_of=clients.name, refused=refusals.tell
+    )
     bodies = Bodies(http_settings, clients)
     drain = Drain(0.3)
     api = api or create_api(
@@ -72,12 +76,22 @@ def compose(tracer=None, api=None, **settings):
         model_metrics,
         registry,
         bodies,
+        identity="replica-1@run",
         draining=lambda: drain.begun,
         wanted=lambda: WantedVersion("2", "champion"),
     )
     tracer = tracer or Tracer(0, 50, None, random.Random(1))
     app = HttpEndpoint(
-        api, micro_batcher, bodies, clients, http_metrics, model_metrics, http_settings, log, tracer
+        api,
+        micro_batcher,
+        bodies,
+        clients,
+        http_metrics,
+        model_metrics,
+        http_settings,
+        refusals,
+        log,
+        tracer,
     )
     return Composed(app, scorer, drain, registry, bodies, logged.entries)
 

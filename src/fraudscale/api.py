@@ -25,7 +25,7 @@ from fraudscale.scoring.codec import (
 from fraudscale.scoring.lineup import Lineup, NoModel
 from fraudscale.scoring.records import Prediction, PredictionBatch, Transaction, TransactionBatch
 from fraudscale.scoring.scorer import Scorer
-from fraudscale.telemetry.asgi import PROBLEM_TYPE, BodyTooLarge, ProblemBody
+from fraudscale.telemetry.asgi import PROBLEM_TYPE, REPLICA_HEADER, BodyTooLarge, ProblemBody
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.micro_batcher import MicroBatcher
 from fraudscale.web.problems import Problem, Refused, problem_of
@@ -40,10 +40,11 @@ def create_api(
     metrics_registry: CollectorRegistry,
     bodies: Bodies,
     *,
+    identity: str,
     draining: Callable[[], bool],
     wanted: Callable[[], WantedVersion | None] = lambda: None,
 ) -> FastAPI:
-    """Make the application of one replica."""
+    """Make the application of one replica, `identity` being what it says of itself when it is ready."""
     # FastAPI's own page of /docs loads its script from a CDN.
     app = FastAPIOffline(
         redoc_url=None,
@@ -56,7 +57,7 @@ def create_api(
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     _answer_errors(app, model_metrics)
     _add_scoring(app, micro_batcher, bodies)
-    _add_state(app, scorer, draining, wanted)
+    _add_state(app, scorer, identity, draining, wanted)
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=Response)
     async def get_metrics(request: Request) -> Response:
@@ -71,7 +72,9 @@ def _add_scoring(app: FastAPI, micro_batcher: MicroBatcher, bodies: Bodies) -> N
     async def predict(request: Request) -> Response:
         started = perf_counter()
         transaction = decode_transaction(await bodies.read_json(request.scope, request.receive))
-        prediction = await micro_batcher.submit(transaction, started, request.scope.get("trace"))
+        prediction = await micro_batcher.submit(
+            transaction, started, request.scope, request.scope.get("trace")
+        )
         return Response(encode_prediction(prediction), media_type="application/json")
 
     @app.post(
@@ -84,13 +87,14 @@ def _add_scoring(app: FastAPI, micro_batcher: MicroBatcher, bodies: Bodies) -> N
         transactions = decode_transactions(await bodies.read_json(request.scope, request.receive))
         if (trace := request.scope.get("trace")) is not None:
             trace.mark("decode", started, perf_counter())
-        predictions = await micro_batcher.score_batch(transactions, started, trace)
+        predictions = await micro_batcher.score_batch(transactions, started, request.scope, trace)
         return Response(encode_predictions(predictions), media_type="application/json")
 
 
 def _add_state(
     app: FastAPI,
     scorer: Scorer,
+    identity: str,
     draining: Callable[[], bool],
     wanted: Callable[[], WantedVersion | None],
 ) -> None:
@@ -99,10 +103,11 @@ def _add_state(
         return {"status": "alive"}
 
     @app.get("/readyz", summary="A model is loaded and the replica is not about to stop")
-    async def readyz() -> dict[str, str]:
+    async def readyz(response: Response) -> dict[str, str]:
         if draining():
             raise Problem(503, "the replica is stopping", headers={"retry-after": "3"})
         _lineup(scorer)
+        response.headers[REPLICA_HEADER] = identity
         return {"status": "ready"}
 
     @app.get("/model", summary="The model that scores, and the version that should")

@@ -7,6 +7,7 @@ environment. Names in the environment are the field names in capitals. A relativ
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
@@ -177,12 +178,19 @@ class ReplicaSettings(Settings):
 
     replica_id: str = Field("local", min_length=1, max_length=253, pattern=r"^[A-Za-z0-9._-]+$")
     """Name of the replica in answers, logs and the Kafka producer's transactional id: the slot on one machine, the pod in a cluster."""
+    fraudscale_run: str = Field("", max_length=64, pattern=r"^[A-Za-z0-9._-]*$")
+    """The run of `make up` that the replica belongs to; `make up` sets it. Its balancer takes no answer on a replica's port for that of its replica without it."""
     cpu_request_millicores: int = Field(100, ge=1, le=1_000_000)
     """CPU request of the container, in thousandths of a core. `ml_model_cpu_usage` is a percentage of it."""
     drain_seconds: float = Field(0, ge=0, le=300)
     """Seconds in which a stopping replica says "not ready" and still answers, so that balancers stop sending to it. 0: no drain."""
     stop_timeout_seconds: float = Field(8, gt=0, le=600)
     """Seconds that a stopping replica has to finish what is in flight. What remains is cut off, and logged."""
+
+    @property
+    def identity(self) -> str:
+        """Who answers `/readyz`."""
+        return f"{self.replica_id}@{self.fraudscale_run}" if self.fraudscale_run else self.replica_id
 
 
 class HttpSettings(Settings):
@@ -197,13 +205,13 @@ class HttpSettings(Settings):
     body_timeout_seconds: float = Field(10, gt=0, le=300)
     """Seconds in which a request body must arrive. A slower one gets 408."""
     max_in_flight: int = Field(256, ge=1, le=100_000)
-    """Most requests that wait for the model at once. The next one gets 503 and `Retry-After`."""
+    """Most requests that wait for the model at once. For the next one, one of the client with most of them gets 503 and `Retry-After`."""
     slow_bodies: int = Field(64, ge=1, le=100_000)
-    """Most request bodies that arrive slowly at once. The next slow one gets 503; a client that has an eighth of them already gets 429."""
-    rate_limit_per_second: float = Field(50, gt=0, le=1_000_000)
-    """Rate limit of one client, requests per second. Above it requests get 429 and `Retry-After`. A batch is one request."""
-    rate_limit_burst: int = Field(100, ge=1, le=1_000_000)
-    """Size of one client's token bucket: requests that it may send at once after a pause."""
+    """Most request bodies that arrive slowly at once. For the next slow one, one of the client with most of them gets 503 and `Retry-After`."""
+    rate_limit_per_second: float | None = Field(None, gt=0, le=1_000_000)
+    """Rate limit of one client, requests per second. Above it requests get 429 and `Retry-After`. A batch is one request. Unset: 1000 at the balancer of `make up`, and no limit in a replica."""
+    rate_limit_burst: int | None = Field(None, ge=1, le=2_000_000)
+    """Size of one client's token bucket: requests that it may send at once after a pause. Unset: twice the rate."""
     rate_limit_clients: int = Field(10_000, ge=1, le=1_000_000)
     """Most clients whose token buckets are kept. The one that was idle longest makes room for a new one."""
     connections_per_client: int = Field(64, ge=1, le=100_000)
@@ -212,6 +220,10 @@ class HttpSettings(Settings):
     """Addresses and networks of proxies whose `X-Forwarded-For` is believed. `make up` adds its balancer, 127.0.0.1."""
     trusted_clients: Networks = ""
     """Addresses and networks of clients without a limit of rate or connections. Unset or empty, `make up` uses 127.0.0.1."""
+
+    def burst(self, rate: float) -> int:
+        """Return the size of a token bucket of that rate."""
+        return self.rate_limit_burst or ceil(2 * rate)
 
 
 class MetricsSettings(Settings):

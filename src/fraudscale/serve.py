@@ -26,6 +26,7 @@ from fraudscale.web.app import HttpEndpoint
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
 from fraudscale.web.micro_batcher import MicroBatcher
+from fraudscale.web.refused_clients import RefusedClients
 
 
 def run(
@@ -52,8 +53,9 @@ def run(
     )
     scorer = Scorer(model_metrics, PredictionLog(log_settings, "serve"), replica.replica_id)
     loader = default_loader(model, model_metrics, scorer.install, log)
-    micro_batcher = MicroBatcher(scorer, model_metrics, http.max_in_flight)
     clients = Clients(networks(http.trusted_proxies), networks(http.trusted_clients))
+    refusals = RefusedClients(log)
+    micro_batcher = MicroBatcher(scorer, model_metrics, http.max_in_flight, clients.name, refusals.tell)
     bodies = Bodies(http, clients)
     drain = Drain(replica.drain_seconds)
     api = create_api(
@@ -62,11 +64,21 @@ def run(
         model_metrics,
         metrics_registry,
         bodies,
+        identity=replica.identity,
         draining=lambda: drain.begun,
         wanted=lambda: loader.wanted,
     )
     endpoint = HttpEndpoint(
-        api, micro_batcher, bodies, clients, http_metrics, model_metrics, http, log, tracing.tracer
+        api,
+        micro_batcher,
+        bodies,
+        clients,
+        http_metrics,
+        model_metrics,
+        http,
+        refusals,
+        log,
+        tracing.tracer,
     )
     server = DrainingServer(endpoint, drain, replica.stop_timeout_seconds - tracing.close_seconds)
     loader.start()

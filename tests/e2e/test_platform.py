@@ -6,6 +6,9 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -222,6 +225,66 @@ def test_a_killed_replica_comes_back_and_no_request_fails(harmed, door):
 
     harmed.wait(back, "the replica is back")
     assert "part_died" in log.read_text()[before:]
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """Somebody's development server: answers 200 with its page to everything."""
+
+    protocol_version = "HTTP/1.1"
+    got: ClassVar[list[bytes]] = []
+
+    def do_GET(self):
+        page = b"<html>my app</html>"
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.send_header("content-length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def do_POST(self):
+        self.got.append(self.rfile.read(int(self.headers["content-length"])))
+        self.do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def stranger_at(port):
+    """Take a port as soon as it is free."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            server = ThreadingHTTPServer(("127.0.0.1", port), Stranger)
+            break
+        except OSError:
+            assert time.monotonic() < deadline
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_whoever_takes_the_port_of_a_slot_is_neither_ready_nor_sent_a_transaction(harmed):
+    Stranger.got.clear()
+    idle, killed = harmed.ports.serve[4], harmed.ports.serve[1]
+    with stranger_at(idle):
+        psutil.Process(harmed.status()["replicas"][1]["serve_pid"]).kill()
+        with stranger_at(killed):
+            answers = [harmed.ask("POST", "/predict", EXAMPLE) for _ in range(50)]
+            assert {status for status, _ in answers} <= {200, 502}
+            assert all("<html>" not in body for _, body in answers)
+            harmed.wait(
+                lambda: harmed.status()["replicas"][1]["state"] != "ready",
+                "the supervisor has seen the death",
+            )
+            Stranger.got.clear()
+            for _ in range(10):
+                assert harmed.status()["replicas"][1]["state"] != "ready", "its child has no port"
+                assert refused([harmed.ask("POST", "/predict", EXAMPLE) for _ in range(20)]) == []
+            assert Stranger.got == []
 
 
 def test_replicas_that_all_stall_for_a_while_refuse_nobody(harmed):

@@ -16,10 +16,11 @@ from fraudscale import metrics
 from fraudscale.api import create_api
 from fraudscale.config import HttpSettings
 from fraudscale.scoring import model
-from fraudscale.web.app import LOG_SECONDS, UNLIMITED
+from fraudscale.web.app import UNLIMITED
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
 from fraudscale.web.micro_batcher import MicroBatcher
+from fraudscale.web.refused_clients import LOG_SECONDS
 from http_endpoint import GOOD, JSON, Composed, compose, serving
 
 
@@ -306,10 +307,11 @@ def _ask_twin(door, content):
     settings = HttpSettings(_env_file=None)
     api = create_api(
         door.scorer,
-        MicroBatcher(door.scorer, model_metrics, 10),
+        MicroBatcher(door.scorer, model_metrics, 10, client_of=str, refused=lambda *_: None),
         model_metrics,
         metrics.replica_registry(100),
         Bodies(settings, Clients((), ())),
+        identity="replica-1",
         draining=lambda: False,
     )
     sent = []
@@ -441,8 +443,10 @@ def test_openapi_describes_the_bodies_from_the_one_definition(door):
 ATTACKER, GOOD_CLIENT = "127.0.0.2", "127.0.0.3"
 
 
-def test_an_attacker_is_refused_and_a_good_client_is_not(door):
+def test_an_attacker_is_refused_and_a_good_client_is_not(start, load):
     """Both at once: the attacker as fast as four connections go, the good client well within its rate."""
+    door = start(rate_limit_per_second=50)
+    door.scorer.install(load())
     calm = _good_client(door, 60)
     done, answers = threading.Event(), []
 
@@ -544,8 +548,50 @@ def test_a_batch_is_one_request_and_every_route_but_the_watched_is_limited(start
     assert {door.ask("GET", path, source=ATTACKER)[0] for path in UNLIMITED} == {200}
 
 
+def test_under_overload_who_has_most_in_flight_is_refused_and_a_good_client_is_not(start, load):
+    """No rate is set, and an attacker has far more requests in flight than may wait, all the time."""
+    door = start(max_in_flight=8)
+    door.scorer.install(load())
+    content = json.dumps(GOOD).encode()
+    head = (
+        b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    )
+    several = (head % len(content) + content) * 4
+    done, answered = threading.Event(), {"200": 0, "503": 0}
+
+    def attack():
+        attackers = [socket.create_connection(("127.0.0.1", door.port), 30, (ATTACKER, 0)) for _ in range(64)]
+        while not done.is_set():
+            for connection in attackers:
+                connection.sendall(several)
+            for connection in attackers:
+                answers = b""
+                while len(statuses := re.findall(rb"HTTP/1\.1 (\d+) ", answers)) < 4:
+                    answers += connection.recv(65536)
+                for status in statuses:
+                    answered[status.decode()] += 1
+        for connection in attackers:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        attacking = pool.submit(attack)
+        try:
+            deadline = time.monotonic() + 60
+            while answered["503"] < 100:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            _, scored = _good_client(door, 60)
+        finally:
+            done.set()
+        attacking.result()
+    assert scored == 60
+    assert answered["200"] > 0
+    (told, *_) = [line for line in door.logged if line["event"] == "client_refused"]
+    assert told["client"] == ATTACKER
+
+
 def test_slow_bodies_take_no_place_from_others(start, load):
-    door = start(slow_bodies=16)
+    door = start(slow_bodies=4)
     door.scorer.install(load())
     content = json.dumps(GOOD).encode()
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
@@ -565,17 +611,16 @@ def test_slow_bodies_take_no_place_from_others(start, load):
             assert time.monotonic() < deadline
             time.sleep(0.01)
 
-    slow = [begin(ATTACKER) for _ in range(2)]  # its share: an eighth of 16
-    until_slow(2)
-    third = answer(begin(ATTACKER))
-    assert third.startswith(b"HTTP/1.1 429 ")
-    assert b"retry-after: 1\r\n" in third
-    assert b"SLOW_BODIES" in third
-    slow += [begin("127.0.0.1") for _ in range(14)]  # trusted: no share, and still not more than all places
-    until_slow(16)
-    refused = answer(begin(GOOD_CLIENT))
-    assert refused.startswith(b"HTTP/1.1 503 ")
-    assert b"SLOW_BODIES" in refused
+    slow = [begin(ATTACKER) for _ in range(4)]
+    until_slow(4)
+    refused = answer(begin(ATTACKER))
+    slow.append(begin(GOOD_CLIENT))
+    made_room = answer(slow.pop(3))  # the latest of who has most
+    for one in (refused, made_room):
+        assert one.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1\r\n" in one
+        assert b"SLOW_BODIES" in one
+        assert ATTACKER.encode() in one
     for _ in range(10):  # a body right behind its head needs no place
         connection = socket.create_connection(("127.0.0.1", door.port), 30, (GOOD_CLIENT, 0))
         connection.sendall(head % len(content))

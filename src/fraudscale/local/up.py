@@ -18,12 +18,13 @@ from fraudscale.config import AlertSettings, HttpSettings, KafkaSettings, LocalS
 from fraudscale.errors import FraudscaleError
 from fraudscale.local import running
 from fraudscale.local.banner import banner
-from fraudscale.local.components import assembly, replica
+from fraudscale.local.components import assembly, haproxy, replica
 from fraudscale.local.components.blueprint import Blueprint, external
 from fraudscale.local.down import clean
 from fraudscale.local.install import doctor
 from fraudscale.local.install.download import fetch_all
 from fraudscale.local.install.ports import MIN_REPLICAS, Ports, ensure_free
+from fraudscale.local.routes import Routes
 from fraudscale.local.scaling import manifests, scale_file
 from fraudscale.local.supervisor import machine, state
 from fraudscale.local.supervisor.component import Component
@@ -114,6 +115,7 @@ class Platform:
         self._events = EventLog(self._logs / EVENTS_LOG)
         self._machine = machine.LocalMachine(self._home, self._logs, os.environ)
         self._asked_to_stop = Event()
+        self._routes = Routes(blueprint.run / haproxy.SOCKET)
         self._supervisor = Supervisor(
             self._machine, assembly.components(blueprint), report=self._report, changed=self._write_state
         )
@@ -146,6 +148,7 @@ class Platform:
                 (self._supervisor.force if self._supervisor.stopping else self._supervisor.stop)()
             self._reconcile_replicas()
             self._supervisor.step()
+            self._routes.follow(self._supervisor.managed)
             if time.monotonic() >= self._next_housekeeping:
                 self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                 machine.rotate(self._logs)
@@ -170,6 +173,7 @@ class Platform:
             self._supervisor.step()
             time.sleep(PACE_SECONDS)
         self._machine.close()
+        self._routes.close()
         if escaped := machine.marked(self._home):
             machine.end(escaped, grace=0.5)
         state.status_path(self._home).unlink(missing_ok=True)

@@ -26,6 +26,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = Iterable[tuple[bytes, bytes]]
 
 PROBLEM_TYPE: Final = "application/problem+json"
+REPLICA_HEADER: Final = "fraudscale-replica"
+"""Of the answer to `/readyz`: who is ready. A balancer knows its replicas by it, since anybody may answer 200."""
 BACKLOG: Final = 2048
 """Connections that wait to be accepted."""
 READ_ON: Final = 8

@@ -22,6 +22,7 @@ from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients, peer_of
 from fraudscale.web.micro_batcher import MicroBatcher
 from fraudscale.web.problems import Problem, RateExceeded, problem_of
+from fraudscale.web.refused_clients import RefusedClients
 
 # Other methods are counted as one, so that a client can't make series.
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -33,8 +34,6 @@ UNLIMITED: Final = frozenset({"/livez", "/readyz", "/metrics"})
 """Balancers and Prometheus ask these; a flood must not make a healthy replica look dead, nor they a calm one busy."""
 _NOT_READY: Final = ("/readyz", 503)
 """An answer, and no error."""
-LOG_SECONDS: Final = 10.0
-"""A flood of refused requests is logged once in so many seconds, with their number."""
 
 
 class HttpEndpoint:
@@ -49,6 +48,7 @@ class HttpEndpoint:
         http: HttpMetrics,
         model: ModelMetrics,
         settings: HttpSettings,
+        refusals: RefusedClients,
         log: Logger,
         tracer: Tracer,
     ) -> None:
@@ -57,8 +57,12 @@ class HttpEndpoint:
         self._bodies = bodies
         self._clients = clients
         self._rate = settings.rate_limit_per_second
-        self._buckets = TokenBuckets(self._rate, settings.rate_limit_burst, settings.rate_limit_clients)
-        self._refused, self._logged_at = 0, -LOG_SECONDS
+        self._buckets = (
+            TokenBuckets(self._rate, settings.burst(self._rate), settings.rate_limit_clients)
+            if self._rate
+            else None
+        )
+        self._refusals = refusals
         self._log = log
         self._tracer = tracer
         self._http = http
@@ -78,9 +82,8 @@ class HttpEndpoint:
         self._in_progress.value += 1
         try:
             # Before the body is read: a refusal must cost less than an answer.
-            client = self._clients.limited(peer_of(scope), scope["headers"])
-            if client is not None and (wait := self._buckets.take(client, started)):
-                await self._refuse(scope, client, wait, send, started)
+            if self._buckets is not None and (refused := self._over_rate(self._buckets, scope, started)):
+                await self._refuse(scope, refused, send, started)
                 return
             trace = self._tracer.of_request(scope["headers"], started)
             if path == "/predict" and scope["method"] == "POST":
@@ -98,7 +101,7 @@ class HttpEndpoint:
             transaction = decode_transaction(body)
             if trace is not None:
                 trace.mark("decode", started, perf_counter())
-            prediction = await self._micro_batcher.submit(transaction, started, trace)
+            prediction = await self._micro_batcher.submit(transaction, started, scope, trace)
         except ClientGone:
             return
         except Exception as error:  # every error has an answer
@@ -134,16 +137,20 @@ class HttpEndpoint:
         await send_problem(problem, send, [_traceparent(trace)] if trace else ())
         self._count("POST", problem.status, "/predict", started, trace)
 
-    async def _refuse(self, scope: Scope, client: str, wait: float, send: Send, started: float) -> None:
-        seconds = ceil(wait)
-        detail = f"{client or 'this client'} sends more than {self._rate:g} requests a second (RATE_LIMIT_PER_SECOND)"
-        problem = problem_of(RateExceeded(seconds, detail))
+    def _over_rate(self, buckets: TokenBuckets, scope: Scope, now: float) -> RateExceeded | None:
+        client = self._clients.limited(peer_of(scope), scope["headers"])
+        if client is None or not (wait := buckets.take(client, now)):
+            return None
+        self._refusals.tell(client, now)
+        who = client or "this client"
+        return RateExceeded(
+            ceil(wait), f"{who} sends more than {self._rate:g} requests a second (RATE_LIMIT_PER_SECOND)"
+        )
+
+    async def _refuse(self, scope: Scope, refused: RateExceeded, send: Send, started: float) -> None:
+        problem = problem_of(refused)
         await send_problem(problem, send)
         self._count(scope["method"], problem.status, _endpoint(scope), started)
-        self._refused += 1
-        if started - self._logged_at >= LOG_SECONDS:
-            self._log.warning("client_refused", client=client, refused=self._refused)
-            self._refused, self._logged_at = 0, started
 
     async def _delegate(
         self, scope: Scope, receive: Receive, send: Send, started: float, trace: Trace | None

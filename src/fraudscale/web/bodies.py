@@ -4,29 +4,21 @@ The server below has no limit of its own for a body that trickles in.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Generator
 from typing import Any, Final
 
 from fraudscale.config import HttpSettings
 from fraudscale.telemetry.asgi import Receive, Scope, read_body
-from fraudscale.web.clients import Clients, peer_of
-from fraudscale.web.problems import (
-    BodyTimeout,
-    Overloaded,
-    RateExceeded,
-    RetryLater,
-    UnsupportedMediaType,
-)
+from fraudscale.web.clients import Clients
+from fraudscale.web.problems import BodyTimeout, Overloaded, RetryLater, UnsupportedMediaType
+from fraudscale.web.shares import Shares
 
 GRACE_SECONDS: Final = 0.5
 """A body is slow once it is this much later than its head: many clients send the two in separate pieces."""
-SHARE: Final = 8
-"""One client may have 1/SHARE of the places for slow bodies, so that it can't take all of them."""
 
 
 class Bodies:
-    """Reads the bodies of requests. Slow ones are bounded in time, in number, and in number per client."""
+    """Reads the bodies of requests. Slow ones are bounded in time and in number; who has most of them makes room for others."""
 
     def __init__(self, settings: HttpSettings, clients: Clients) -> None:
         self._settings = settings
@@ -45,7 +37,7 @@ class Bodies:
             UnsupportedMediaType: a content type other than JSON (none at all is taken for JSON), or a body that is compressed.
             BodyTooLarge: longer than `max_body_bytes`.
             BodyTimeout: not all of it within `body_timeout_seconds`.
-            RateExceeded, Overloaded: it is slow, and as many of the client's, or of all, are already.
+            Overloaded: it is slow, too many are, and no client has more of them.
             ClientGone: the connection was closed.
         """
         for name, value in scope["headers"]:
@@ -64,7 +56,7 @@ class Bodies:
         return await self._wait(_Resumed(waits_for, arriving), scope)
 
     async def _wait(self, rest: "_Resumed", scope: Scope) -> bytes:
-        place = _Place(self._slow, self._clients.limited(peer_of(scope), scope["headers"]))
+        place = _Place(self._slow, self._clients.name(scope))
         seconds = self._settings.body_timeout_seconds
         try:
             async with asyncio.timeout(seconds) as timeout:
@@ -77,55 +69,52 @@ class Bodies:
 
 
 class _SlowBodies:
-    """Counts the bodies that arrive slowly: each takes one of a bounded number of places."""
+    """The bodies that arrive slowly: each takes one of a bounded number of places."""
 
     def __init__(self, places: int) -> None:
         self._places = places
-        self._share = max(1, places // SHARE)
-        self._taken: Counter[str] = Counter()
+        self._shares: Shares[_Place] = Shares()
+        self.taken = 0
 
-    @property
-    def taken(self) -> int:
-        return self._taken.total()
-
-    def take(self, client: str | None) -> RetryLater | None:
-        """Take a place, or return why there is none; None is a trusted client."""
+    def take(self, place: "_Place") -> Overloaded | None:
+        """Give it a place, if need be that of a client with more of them; or return why there is none."""
         if self.taken >= self._places:
-            return Overloaded(1, f"{self._places} bodies arrive slowly already (SLOW_BODIES)", close=True)
-        if client is not None and self._taken[client] >= self._share:
-            detail = f"{self._share} bodies of {client} arrive slowly already (an eighth of SLOW_BODIES)"
-            return RateExceeded(1, detail, close=True)
-        self._taken[client or ""] += 1
+            greediest = self._shares.greediest_but(place.client)
+            if greediest is None:
+                return self._full(place.client)
+            self._shares.latest_of(greediest).give_up(self._full(greediest))
+        self._shares.add(place.client, place)
+        self.taken += 1
         return None
 
-    def release(self, client: str | None) -> None:
-        name = client or ""
-        self._taken[name] -= 1
-        if not self._taken[name]:
-            del self._taken[name]  # else the table grows by each client that was ever slow
+    def release(self, place: "_Place") -> None:
+        if self._shares.drop(place.client, place):
+            self.taken -= 1
+
+    def _full(self, client: str) -> Overloaded:
+        who = client or "this client"
+        detail = f"{self._places} bodies arrive slowly already, and {who} has most of them (SLOW_BODIES)"
+        return Overloaded(1, detail, close=True)
 
 
 class _Place:
     """The place of one body: taken once the body is slow, released in the end."""
 
-    def __init__(self, slow: _SlowBodies, client: str | None) -> None:
+    def __init__(self, slow: _SlowBodies, client: str) -> None:
         self._slow = slow
-        self._client = client
-        self._taken = False
+        self.client = client
         self._timer: asyncio.TimerHandle | None = None
+        self._timeout: asyncio.Timeout | None = None
         self.refusal: RetryLater | None = None
 
     def take_when_slow(self, timeout: asyncio.Timeout) -> None:
         """Take it after the grace; where there is none, let the timeout end now."""
         loop = asyncio.get_running_loop()
+        self._timeout = timeout
 
         def take() -> None:
-            if timeout.expired():
-                return
-            self.refusal = self._slow.take(self._client)
-            self._taken = self.refusal is None
-            if self.refusal:
-                timeout.reschedule(0)
+            if not timeout.expired() and (refusal := self._slow.take(self)):
+                self.give_up(refusal)
 
         def wait_again() -> None:
             self._timer = loop.call_later(GRACE_SECONDS / 2, take)
@@ -134,11 +123,17 @@ class _Place:
         # between them reads what has come: only then it is known who is slow.
         self._timer = loop.call_later(GRACE_SECONDS / 2, wait_again)
 
+    def give_up(self, refusal: RetryLater) -> None:
+        """Let the timeout end now, for this reason."""
+        self._slow.release(self)
+        if self._timeout is not None and not self._timeout.expired():
+            self.refusal = refusal
+            self._timeout.reschedule(0)
+
     def release(self) -> None:
         if self._timer:
             self._timer.cancel()
-        if self._taken:
-            self._slow.release(self._client)
+        self._slow.release(self)
 
 
 class _Resumed:

@@ -20,7 +20,7 @@ class Address(NamedTuple):
     """What is known of an address."""
 
     client: str
-    """The name of its token bucket: the address, or the /64 of an IPv6 address, since one customer has all of it."""
+    """Its name: the address, or the /64 of an IPv6 address, since one customer has all of it."""
     is_proxy: bool
     is_trusted: bool
 
@@ -35,7 +35,20 @@ class Clients:
         self._know = lru_cache(KNOWN_ADDRESSES)(self._look_up)
 
     def limited(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """Return the name of the client's bucket; None for a trusted client.
+        """Return the name of the client of a request; None for a trusted client."""
+        address = self._find(peer, headers)
+        if address is None:
+            return peer
+        return None if address.is_trusted else address.client
+
+    def name(self, scope: Scope) -> str:
+        """Return the name of the client of a request, trusted or not."""
+        peer = peer_of(scope)
+        address = self._find(peer, scope["headers"])
+        return peer if address is None else address.client
+
+    def _find(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> Address | None:
+        """Look up who asks; None where the peer has no address.
 
         Each proxy appends the address from which it got the request. So `X-Forwarded-For` is read from the right, as long
         as the address is one of our proxies. Whatever stands further left was written by the client, and is not believed.
@@ -43,9 +56,7 @@ class Clients:
         The peer is who opened the connection, "" for a Unix socket; names of headers are in lower case.
         """
         address = self._know(peer)
-        if address is None:
-            return peer
-        if address.is_proxy:
+        if address is not None and address.is_proxy:
             # A client may have sent a header of its own; all of them are one list, in their order (RFC 9110, 5.3).
             forwarded = b""
             for name, value in headers:
@@ -58,7 +69,7 @@ class Clients:
                 address = before
                 if not address.is_proxy:
                     break
-        return None if address.is_trusted else address.client
+        return address
 
     def _look_up(self, text: str | bytes) -> Address | None:
         address = _address(text if isinstance(text, str) else text.decode("latin-1").strip())

@@ -82,6 +82,8 @@ def run(blueprint, monkeypatch, capsys):
             os.kill(os.getpid(), which)
 
     def run(*components, signals=()):
+        # These listen nowhere.
+        monkeypatch.setattr(machine.ChildProcess, "listens_on", lambda *_: True)
         monkeypatch.setattr(assembly, "components", lambda _: list(components))
         sender = threading.Thread(target=send, args=(signals,))
         sender.start()

@@ -28,10 +28,14 @@ class FakeChild:
     def group_lives(self):
         return self.orphans
 
+    def listens_on(self, port):
+        return port not in self.machine.strangers
+
 
 class FakeMachine:
     def __init__(self):
         self.time, self.spawned, self.missing = 0.0, [], set()
+        self.strangers = set()  # ports that somebody else has
 
     def now(self):
         return self.time

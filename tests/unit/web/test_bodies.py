@@ -10,7 +10,7 @@ from fraudscale.telemetry.asgi import BodyTooLarge, ClientGone
 from fraudscale.web import bodies
 from fraudscale.web.bodies import Bodies
 from fraudscale.web.clients import Clients
-from fraudscale.web.problems import BodyTimeout, Overloaded, RateExceeded, UnsupportedMediaType
+from fraudscale.web.problems import BodyTimeout, Overloaded, UnsupportedMediaType
 
 NEVER = 3600.0
 
@@ -81,21 +81,26 @@ def test_a_body_just_behind_its_head_needs_no_place(reader):
     asyncio.run(run())
 
 
-def test_one_client_gets_an_eighth_of_the_places_and_a_trusted_one_all(reader):
+def test_one_client_may_have_all_places_until_another_needs_one(reader):
+    """A gateway is one client, and its bodies may all be slow."""
+
     async def run():
-        made = reader(slow_bodies=16)
-        held = [await slow(made) for _ in range(2)]
-        with pytest.raises(RateExceeded, match=r"2 bodies of 192\.0\.2\.1 arrive slowly already"):
-            await (await slow(made)).read
-        held += [await slow(made, "192.0.2.2") for _ in range(2)]
-        held += [await slow(made, "172.16.0.1") for _ in range(12)]
-        for client in ("192.0.2.3", "172.16.0.1"):
-            with pytest.raises(Overloaded, match="16 bodies arrive slowly already") as refused:
-                await (await slow(made, client)).read
+        made = reader(slow_bodies=4)
+        held = [await slow(made, "192.0.2.1") for _ in range(4)]
+        with pytest.raises(Overloaded, match=r"4 bodies arrive slowly already, and 192\.0\.2\.1 has most"):
+            await (await slow(made, "192.0.2.1")).read
+        others = []
+        for client in ("172.16.0.1", "192.0.2.2"):
+            others.append(Upload(made, client).send(b"{", more_body=True))
+            with pytest.raises(Overloaded, match=r"192\.0\.2\.1 has most") as refused:
+                await held.pop().read
             assert refused.value.close
-        for upload in held:
+        with pytest.raises(Overloaded, match=r"192\.0\.2\.2 has most"):
+            await (await slow(made, "192.0.2.2")).read
+        assert made.slow == 4
+        for upload in (*held, *others):
             upload.send(b"}")
-        assert set(await asyncio.gather(*(upload.read for upload in held))) == {b"{}"}
+            assert await upload.read == b"{}"
         assert made.slow == 0
 
     asyncio.run(run())
@@ -133,11 +138,11 @@ def test_a_client_without_a_slow_body_is_forgotten(reader):
         held = [await slow(made, client) for client in ("192.0.2.1", "192.0.2.1", "172.16.0.1")]
         held[0].send(b"}")
         await held[0].read
-        assert dict(made._slow._taken) == {"192.0.2.1": 1, "": 1}
+        assert [made._slow._shares.of(client) for client in ("192.0.2.1", "172.16.0.1")] == [1, 1]
         for upload in held[1:]:
             upload.send(b"}")
             await upload.read
-        assert dict(made._slow._taken) == {}
+        assert made._slow._shares._places == {}
 
     asyncio.run(run())
 

@@ -107,6 +107,8 @@ def test_the_client_is(peer, forwarded, client):
     clients = Clients(networks("10.0.0.0/8"), networks("172.16.0.1"))
     headers = [(b"host", b"192.0.2.99"), *((FORWARDED, value) for value in forwarded)]
     assert clients.limited(peer, headers) == client
+    scope = {"client": (peer, 1) if peer else None, "headers": headers}
+    assert clients.name(scope) == (client if client is not None else "172.16.0.1")
 
 
 @given(claim=st.binary(max_size=200), hops=st.integers(0, HOPS - 1))

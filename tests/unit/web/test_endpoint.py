@@ -202,6 +202,33 @@ def test_a_client_above_its_rate_gets_429_and_a_time_to_come_back(ready):
     assert composed.value("http_requests_in_progress") == 0
 
 
+def test_without_a_setting_no_client_has_a_rate(ready):
+    composed = ready(trusted_clients="")
+    assert {ask(composed, "POST", "/predict", GOOD, client=STRANGER)[0] for _ in range(300)} == {200}
+
+
+def test_under_overload_who_has_most_in_flight_is_refused_and_named(ready):
+    composed = ready(max_in_flight=4)
+
+    async def run():
+        flood = [Exchange(composed, "POST", "/predict", GOOD, client=STRANGER) for _ in range(8)]
+        good = [Exchange(composed, "POST", "/predict", GOOD, client="192.0.2.9") for _ in range(2)]
+        return [await each.answer() for each in flood], [await each.answer() for each in good]
+
+    flood, good = asyncio.run(run())
+    assert [status for status, *_ in good] == [200, 200]
+    statuses = [status for status, *_ in flood]
+    assert (statuses.count(200), statuses.count(503)) == (2, 6)
+    _, headers, problem = flood[-1]
+    assert headers["retry-after"] == "1"
+    assert STRANGER in problem["detail"]
+    assert composed.value("ml_model_failed_predictions_total") == 6
+    assert composed.value("ml_model_active_requests") == 0
+    assert composed.logged == [
+        {"event": "client_refused", "log_level": "warning", "client": STRANGER, "refused": 1}
+    ]
+
+
 def test_when_too_much_waits_the_next_gets_503(ready):
     composed = ready(max_in_flight=1)
 
@@ -247,7 +274,8 @@ def test_without_a_model_the_replica_is_alive_and_not_ready():
 
 
 def test_a_draining_replica_says_so_and_still_scores(endpoint):
-    assert ask(endpoint, "GET", "/readyz")[2] == {"status": "ready"}
+    _, headers, body = ask(endpoint, "GET", "/readyz")
+    assert (body, headers["fraudscale-replica"]) == ({"status": "ready"}, "replica-1@run")
     endpoint.drain.begin()
     status, headers, problem = ask(endpoint, "GET", "/readyz")
     assert (status, headers["retry-after"], problem["detail"]) == (503, "3", "the replica is stopping")

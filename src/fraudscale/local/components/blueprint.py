@@ -1,8 +1,9 @@
 """What all components of one machine are made from: settings, tools and ports, and the addresses that follow from them."""
 
+import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,8 @@ class Blueprint:
     alerts: AlertSettings
     tools: Tools
     ports: Ports
+    run_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    """By which the balancer knows the replicas of this run."""
 
     @property
     def home(self) -> Path:

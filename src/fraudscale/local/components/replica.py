@@ -19,6 +19,7 @@ def components(b: Blueprint, slot: int) -> list[Component]:
     env = {
         **b.environment,
         "REPLICA_ID": name,
+        "FRAUDSCALE_RUN": b.run_id,
         "DRAIN_SECONDS": str(DRAIN_SECONDS),
         "STOP_TIMEOUT_SECONDS": str(REPLICA_STOP_SECONDS),
     }

@@ -34,5 +34,11 @@ class Component:
     """Grace between SIGTERM and the kill of its process group."""
 
     @property
+    def port(self) -> int | None:
+        """The port of its address."""
+        port = self.address.rstrip("/").rpartition(":")[2]
+        return int(port) if port.isdigit() else None
+
+    @property
     def log_name(self) -> str:
         return f"{self.name.replace('/', '-')}.log"

@@ -43,6 +43,21 @@ class ChildProcess:
     def group_lives(self) -> bool:
         return group_lives(self.pid)
 
+    def listens_on(self, port: int) -> bool:
+        """Tell whether a process of its group does; yes too where the system doesn't say."""
+        for pid in psutil.pids():
+            if group_of(pid) != self.pid:
+                continue
+            try:
+                sockets = psutil.Process(pid).net_connections("tcp")
+            except psutil.NoSuchProcess:
+                continue
+            except psutil.AccessDenied:
+                return True
+            if any(s.status == psutil.CONN_LISTEN and s.laddr and s.laddr.port == port for s in sockets):
+                return True
+        return False
+
 
 class LocalMachine:
     """Starts components for a home folder, their output appended to files in `logs`."""

@@ -62,6 +62,9 @@ class Child(Protocol):
     def group_lives(self) -> bool:
         """Tell whether a process of its group is left, once the leader itself has ended."""
 
+    def listens_on(self, port: int) -> bool:
+        """Tell whether it is this child that answers there."""
+
 
 class Machine(Protocol):
     """Clock and processes."""
@@ -256,7 +259,7 @@ class Supervisor:
     def _step_starting(self, managed: ManagedComponent) -> None:
         if self._ended(managed):
             return
-        if not managed.component.once and self._answers(managed, ASK_SECONDS):
+        if not managed.component.once and self._answers(managed, ASK_SECONDS) and _is_at_its_port(managed):
             self._is_ready(managed)
         elif managed.unready and self._hangs(managed):
             self._end_hung(managed)
@@ -445,6 +448,12 @@ class Supervisor:
         self._tell("part_stopped", managed, code=code)
         if managed.leaving:
             del self.managed[managed.component.name]
+
+
+def _is_at_its_port(managed: ManagedComponent) -> bool:
+    """Whether the answer came from the child: while it starts, anybody else may have its port."""
+    port = managed.component.port if managed.component.ready else None
+    return port is None or managed.child is None or managed.child.listens_on(port)
 
 
 def _how(code: int) -> str:

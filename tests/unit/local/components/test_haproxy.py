@@ -17,17 +17,22 @@ from fraudscale.token_bucket import TokenBuckets
 
 def haproxy_cfg(*, trusted="127.0.0.1", exports=True, **settings):
     http = HttpSettings(_env_file=None, **settings)
-    return haproxy.cfg(Ports.at(21_000), Path("/e"), http, trusted_clients=trusted, exports=exports)
+    return haproxy.cfg(
+        Ports.at(21_000), Path("/e"), http, run_id="run", trusted_clients=trusted, exports=exports
+    )
 
 
 def test_haproxy_has_a_slot_for_every_replica_that_may_come(blueprint):
     cfg = haproxy_cfg()
-    servers = [line.split()[1:4] for line in cfg.splitlines() if line.startswith("    server ")]
+    lines = [line.split() for line in cfg.splitlines() if line.startswith("    server ")]
+    servers = [line[1:4] for line in lines]
     slots = [(f"replica-{i}", f"127.0.0.1:{21_010 + i}") for i in range(1, 7)]
     assert servers == [
         *([name, address, "check"] for name, address in slots),
         *([f"{name}-unchecked", address, "backup"] for name, address in slots[:4]),
     ]
+    assert {line[-1] for line in lines} == {"disabled"}, "until the supervisor says so"
+    assert [f"replicas/{line[1]}" for line in lines] == [name for _, name in haproxy.servers()]
 
 
 class SlidingCounter:
@@ -65,6 +70,16 @@ def test_the_balancer_refuses_nobody_whom_a_bucket_lets_through(start, gaps):
             for counter, allowed in zip(counters, most, strict=True):
                 assert counter.rate(now) <= allowed
                 counter.add()
+
+
+def test_unless_set_a_client_has_a_thousand_requests_a_second_and_a_burst_of_two():
+    cfg = haproxy_cfg()
+    assert "gpc0_rate(2000ms),gpc1_rate(8000ms)" in cfg
+    assert "{ sc0_gpc0_rate gt 4000 } or !probe { sc0_gpc1_rate gt 10000 }" in cfg
+    assert "more than 1000 requests a second" in ERROR_FILES["429.http"]
+    assert HttpSettings(_env_file=None).burst(1000) == 2000
+    assert HttpSettings(_env_file=None, rate_limit_burst=7).burst(1000) == 7
+    assert HttpSettings(_env_file=None).burst(0.1) == 1
 
 
 def test_an_haproxy_without_the_exporter_gets_a_configuration_without_it():

@@ -1,6 +1,7 @@
 from blueprints import named
 
-from fraudscale.local.components import replica
+from fraudscale.config import ReplicaSettings
+from fraudscale.local.components import assembly, replica
 from fraudscale.local.install.ports import Ports
 
 
@@ -24,6 +25,17 @@ def test_processes_are_told_the_moved_addresses(blueprint):
     assert env["REPLICA_ID"] == "replica-2"
     assert env["HTTP_PORT"] == "21012"
     assert env["KAFKA_BOOTSTRAP_SERVERS"] == f"127.0.0.1:{Ports.at(21_000).kafka}"
+
+
+def test_both_processes_of_a_replica_and_the_balancer_know_the_run(blueprint):
+    b = blueprint()
+    assert {c.env["FRAUDSCALE_RUN"] for c in replica.components(b, 2)} == {b.run_id}
+    (cfg,) = [text for path, text in assembly.files(b).items() if path.name == "haproxy.cfg"]
+    assert f"%[srv_name]@{b.run_id}" in cfg
+    assert (
+        ReplicaSettings(replica_id="replica-2", fraudscale_run=b.run_id).identity == f"replica-2@{b.run_id}"
+    )
+    assert b.run_id != blueprint().run_id
 
 
 def test_a_replica_is_told_whom_to_trust(blueprint):

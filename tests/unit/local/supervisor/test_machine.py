@@ -1,6 +1,7 @@
 """The supervisor's machine with real, tiny children: groups, logs, rotation, orphans."""
 
 import os
+import socket
 import sys
 import time
 from signal import SIGKILL
@@ -52,6 +53,24 @@ def test_a_child_leads_a_session_of_its_own_and_writes_to_its_log(local, tmp_pat
     log = tmp_path / "logs" / "replica-1-serve.log"
     eventually(lambda: log.read_text() == "out\nerr\n")
     assert os.getsid(child.pid) == os.getpgid(child.pid) == child.pid
+
+
+def test_a_child_listens_on_a_port_if_one_of_its_group_does(local, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as mine:
+        port = mine.getsockname()[1]
+        other = local.spawn(shell("exec sleep 60"))
+        assert not other.listens_on(port), "it is this process that does"
+        serve = (
+            "import socket, time; s = socket.create_server(('127.0.0.1', 0)); "
+            "print(s.getsockname()[1], flush=True); time.sleep(60)"
+        )
+        child = local.spawn(shell(f'{sys.executable} -c "{serve}" & wait', name="served"))
+        log = tmp_path / "logs" / "served.log"
+        eventually(lambda: log.read_text().endswith("\n"))
+        its = int(log.read_text())
+        assert child.listens_on(its)
+        assert not child.listens_on(port)
+        assert not other.listens_on(its)
 
 
 def test_a_child_reads_nothing_and_knows_whom_it_runs_for(local, tmp_path):

@@ -56,6 +56,17 @@ def test_a_part_without_a_check_is_ready_once_it_has_run_a_moment():
     assert world.run(1).state("traffic") == "ready"
 
 
+def test_an_answer_of_somebody_else_at_its_port_does_not_count():
+    world = World(component("serve", address="http://127.0.0.1:8101/"))
+    world.machine.strangers.add(8101)
+    assert world.run(5).state("serve") == "starting"
+    world.machine.strangers.clear()
+    assert world.run().state("serve") == "ready"
+    world.machine.strangers.add(8101)
+    world.die("serve").run(30)
+    assert (world.state("serve"), len(world.started())) == ("starting", 2)
+
+
 def test_a_check_that_raises_counts_as_not_ready():
     def broken():
         raise RuntimeError
