@@ -68,6 +68,7 @@ def noted(notes):
         (begun(7, ago=FORGOTTEN_SECONDS + 1), 1),
         (begun(7, ago=-3600), 1),
     ],
+    ids=["empty", "none", "foreign", "one", "seven", "long ago", "in the future"],
 )
 def test_a_beginning_counts_those_in_a_row_that_are_not_long_ago(suspects, metadata, count):
     assert noted(suspects.begin(FakeConsumer(), [commit(5, metadata)])) == (("in", 0, 5), count)
