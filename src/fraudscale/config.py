@@ -11,7 +11,15 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -115,6 +123,25 @@ KafkaMode = Literal["kraft", "zookeeper"]
 """Who keeps the metadata of a broker that we start."""
 LogStore = Literal["none", "opensearch"]
 """Where the log lines of all components are brought together."""
+
+
+_LEVELS: Final = {
+    "trace": "debug",
+    "notset": "debug",
+    "warn": "warning",
+    "fatal": "error",
+    "critical": "error",
+}
+"""Names of other programs: such a variable is often for all that run beside each other."""
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _level(value: object) -> object:
+    level = _lower(value)
+    return _LEVELS.get(level, level) if isinstance(level, str) else level
 
 
 class Settings(BaseSettings):
@@ -298,9 +325,9 @@ class KafkaSettings(Settings):
 class LogSettings(Settings):
     """Logs: JSON lines on stdout, pretty on a terminal."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Lowest level that is logged."""
-    log_format: Literal["auto", "json", "console"] = "auto"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)] = "info"
+    """Lowest level that is logged; also in capitals, and by other names of the same, such as WARN."""
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = "auto"
     """`json`, `console` (for people), or `auto`: console on a terminal, JSON elsewhere."""
     log_predictions_sample: float = Field(1.0, ge=0, le=1)
     """Share of the predictions that are logged as `prediction_made`, 0 to 1."""

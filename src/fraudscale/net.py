@@ -7,6 +7,7 @@ registry.
 import base64
 import io
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,7 @@ REDIRECTS: Final = 5
 KEPT_OPEN: Final = 16
 """Connections to one host that wait for the next request."""
 CHUNK: Final = 64 * 1024
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class NoAnswer(FraudscaleError):
@@ -219,6 +221,20 @@ class Server(AbstractContextManager["Server", None]):
 def basic_auth(username: str, password: str) -> str:
     """Return the header `Authorization` of RFC 7617."""
     return f"Basic {base64.b64encode(f'{username}:{password}'.encode()).decode()}"
+
+
+def keep_from_proxies(*addresses: str) -> None:
+    """Let the libraries of this process ask loopback, and the servers at these addresses, without a proxy of the environment.
+
+    Ours does anyway. MLflow's client and the exporter of spans do what the environment says, and so does what we start.
+    """
+    if not getproxies():
+        return
+    spared = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [*LOOPBACK, *(urlsplit(address).hostname or "" for address in addresses)]
+    all_spared = dict.fromkeys(filter(None, (host.strip() for host in (*spared.split(","), *hosts))))
+    # Both: some libraries read the one, some the other, and most the small one first.
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(all_spared)
 
 
 def _proxy(url: SplitResult) -> str | None:

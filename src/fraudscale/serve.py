@@ -128,6 +128,7 @@ class DrainingServer(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                workers=1,  # else it reads WEB_CONCURRENCY, which is another program's
                 # Longer than the balancer keeps its side of an idle connection: it, not we, must close first.
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=max(1, int(stop_timeout_seconds)),

@@ -170,6 +170,15 @@ def test_a_mail_server_without_a_port_gets_the_usual_one():
     assert settings.smtp_server == "smtp.example.org:587"
 
 
+@pytest.mark.parametrize(
+    ("given", "level"), [("INFO", "info"), ("WARN", "warning"), (" Warning ", "warning"), ("FATAL", "error")]
+)
+def test_a_level_is_known_in_capitals_and_by_other_programs_names(monkeypatch, given, level):
+    monkeypatch.setenv("LOG_LEVEL", given)
+    monkeypatch.setenv("LOG_FORMAT", "JSON")
+    assert (LogSettings.read().log_level, LogSettings.read().log_format) == (level, "json")
+
+
 def test_settings_can_not_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         HttpSettings.read().http_port = 1

@@ -9,9 +9,11 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.request import proxy_bypass
 
 import pytest
 
+from fraudscale import net
 from fraudscale.net import Answer, AnswerTooLarge, NoAnswer, Server, TooLate, basic_auth
 
 
@@ -436,3 +438,13 @@ def test_a_body_stays_as_it_was_sent(one):
 
 def test_name_and_password_become_a_header():
     assert basic_auth("ann", "se:cret") == "Basic YW5uOnNlOmNyZXQ="
+
+
+def test_libraries_ask_loopback_and_the_registry_without_a_proxy(monkeypatch):
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "example.org")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    net.keep_from_proxies("http://mlflow.internal:5000")
+    for host in ("127.0.0.1", "localhost", "mlflow.internal", "example.org"):
+        assert proxy_bypass(host), host
+    assert not proxy_bypass("example.com")

@@ -129,3 +129,8 @@ def test_a_port_that_is_taken_is_named_with_its_setting():
         port = taken.getsockname()[1]
         with pytest.raises(SettingsError, match=f"HTTP_PORT={port}: can't listen on 127.0.0.1:{port}"):
             serve.run(*settings(port))
+
+
+def test_another_programs_number_of_workers_is_not_read(monkeypatch):
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+    assert DrainingServer(None, Drain(0), 1).config.workers == 1

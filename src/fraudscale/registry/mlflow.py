@@ -19,7 +19,7 @@ from pydantic import SecretStr
 
 from fraudscale.config import ModelSettings
 from fraudscale.errors import FraudscaleError
-from fraudscale.net import Answer, NoAnswer, Server, basic_auth
+from fraudscale.net import Answer, NoAnswer, Server, basic_auth, keep_from_proxies
 from fraudscale.scoring.features import Rows
 from fraudscale.scoring.model import ENGINE_FILE, MANIFEST, Version, digest_of
 
@@ -263,6 +263,7 @@ def _log_version(client: Any, name: str, candidate: Candidate, run_id: str, mode
 
 def _mlflow_client(settings: ModelSettings) -> Any:
     """Import MLflow, quiet and impatient, as a client of the registry in the settings."""
+    keep_from_proxies(settings.mlflow_tracking_uri)
     os.environ.update(
         MLFLOW_DISABLE_TELEMETRY="true",
         MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR="false",

@@ -17,6 +17,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 from fraudscale import __version__
 from fraudscale.config import TracingSettings
 from fraudscale.metrics import TraceMetrics
+from fraudscale.net import keep_from_proxies
 from fraudscale.telemetry.logs import Logger, LogLimiter
 from fraudscale.telemetry.tracing import Context, Kind, Span
 
@@ -100,6 +101,7 @@ class _Sender(SpanExporter):
     """The library's exporter, with its outcomes counted, and its complaints put into one event of ours."""
 
     def __init__(self, settings: TracingSettings, counts: TraceMetrics, log: Logger) -> None:
+        keep_from_proxies()
         secret = settings.otel_exporter_otlp_headers
         self._endpoint = settings.traces_endpoint
         self._exporter = OTLPSpanExporter(

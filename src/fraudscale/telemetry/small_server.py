@@ -130,6 +130,7 @@ class SmallServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                workers=1,  # else it reads WEB_CONCURRENCY, which is another program's
                 h11_max_incomplete_event_size=HEAD_BYTES,
                 timeout_keep_alive=idle_seconds,
                 timeout_graceful_shutdown=1,
