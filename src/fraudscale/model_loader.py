@@ -150,11 +150,9 @@ class ModelLoader:
 
     def _follow_pin(self, pin: str) -> None:
         serving = self._serving
-        if (
-            serving is None
-            or serving.alias != copies.PIN_ALIAS
-            or pin not in {serving.version, serving.digest}
-        ):
+        if serving and serving.alias == copies.PIN_ALIAS and pin in {serving.version, serving.digest}:
+            self._want(serving.version, copies.PIN_ALIAS)  # the pin may have asked for another meanwhile
+        else:
             self._attempt(f"pin {pin}", "pin", lambda: self._pinned(pin))
 
     def _pinned(self, pin: str) -> Version:

@@ -568,6 +568,14 @@ def test_a_pin_that_is_written_again_is_tried_at_once(registry, replica, cache):
     assert replica.failures == 2
 
 
+def test_a_pin_that_returns_to_what_serves_is_what_is_wanted(registry, replica, cache):
+    serve_two(registry, replica)
+    for pin, serving in (("1", "1"), ("99", "1"), ("1", "1")):
+        (cache / "pin").write_text(pin)
+        replica.check()
+        assert (replica.serving, replica.wanted) == (serving, [(pin, "pin")])
+
+
 @pytest.mark.parametrize("pin", ["f" * 64, "latest", "99", "\xff"])
 def test_a_pin_that_names_nothing_is_counted_and_the_current_model_stays(registry, replica, cache, pin):
     serve_two(registry, replica)
