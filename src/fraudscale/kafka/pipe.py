@@ -384,10 +384,14 @@ class Pipe:
         """Go on at the group's commit where a partition is paused; say whether there is anything to read from.
 
         Where the commit is not stable yet, we look again later.
+
+        Raises:
+            NotDelivered: the batch before was aborted.
         """
         consumer = self._consumer
         if consumer is None or not self._paused or time.monotonic() < self._look_again:
             return True
+        self._settle()  # or the answer would be the commit before the one that is on its way
         try:
             # before the question: what was left open keeps the group's commit unstable
             self._delivery.abort_open(consumer.consumer_group_metadata)
@@ -422,7 +426,6 @@ class Pipe:
         """Let whoever comes after us know that we began to read here, should it be the death of us."""
         notes = self._suspects.begin(consumer, found)
         if notes:
-            self._settle()
             self._delivery.commit_alone(notes, consumer.consumer_group_metadata)
 
     def _read_apart(self, consumer: Consumer, max_records: int) -> Batch:
@@ -430,8 +433,12 @@ class Pipe:
         self._settle()
         batch, position = self._suspects.read(consumer, max_records)
         if position is not None:
-            consumer.seek(position)
-            consumer.resume([position])
+            try:
+                consumer.seek(position)
+                consumer.resume([position])
+            except KafkaException as error:
+                self._note_error(error.args[0])
+                self._pause([position.partition])
         return batch
 
 

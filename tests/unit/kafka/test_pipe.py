@@ -1,6 +1,8 @@
 """What the pipe does when partitions come and go and transactions fail, with a consumer that does it on demand."""
 
 from concurrent.futures import Future
+from copy import copy
+from threading import Event
 
 import pytest
 import structlog
@@ -13,7 +15,7 @@ from fraudscale.kafka import delivery
 from fraudscale.kafka import pipe as pipe_module
 from fraudscale.kafka.client import BrokerLink, BrokerUnavailable, NotDelivered
 from fraudscale.kafka.group_protocol import GroupProtocol
-from fraudscale.kafka.messages import Batch, Record
+from fraudscale.kafka.messages import Batch, Output, Record
 from fraudscale.kafka.pipe import Pipe
 from fraudscale.metrics import KafkaMetrics
 
@@ -291,6 +293,48 @@ def test_a_protocol_is_told_when_it_changes(monkeypatch):
     with capture_logs() as lines:
         assert [pipe._choose_protocol() for _ in range(3)] == ["consumer", "consumer", "classic"]
     assert [line["protocol"] for line in lines] == ["consumer", "classic"]
+
+
+# --- a partition that is read apart
+
+
+CAN_NOT_UNPACK = KafkaError(KafkaError._BAD_COMPRESSION)
+
+
+def test_the_group_is_asked_where_it_stands_only_once_what_is_in_flight_has_ended():
+    """Else the note of a beginning would set the commit back, and what was in flight would be scored twice."""
+    consumer = FakeConsumer([FakeMessage(0, 5), *[FakeMessage(0, 0, CAN_NOT_UNPACK)] * 3])
+    pipe, commit = pipe_on(consumer, {0, 1}), FakePlace(0, unstable=False)
+    producer = pipe._delivery._producer
+
+    def commits(*_):
+        asked.wait(0.3)
+        commit.offset = 6
+
+    asked, producer.commit_transaction = Event(), commits
+    consumer.committed = lambda places, seconds: (asked.set(), [copy(commit)])[1]
+    with capture_logs():
+        batch = pipe.read(10, 0)
+        pipe.deliver(batch, [Output("in.scored", b"k", b"v", [])])
+        pipe._find_positions()
+    assert places(batch) == [(0, 5)]
+    assert [details[0][0][2] for name, *details in producer.calls if name == "send_offsets"] == [6, 6]
+    assert 0 in pipe._suspects
+
+
+def test_a_partition_that_can_not_be_sought_behind_what_a_child_read_is_looked_for_anew():
+    consumer = FakeConsumer([])
+    pipe = pipe_on(consumer, {0, 1})
+    pipe._suspects.read = lambda *_: (Batch([record(5)], 0.0), TopicPartition("in", 0, 6))
+    pipe._suspects.their_turn = lambda: True
+
+    def refuse(place):
+        raise failure(KafkaError._STATE)
+
+    consumer.seek = refuse
+    with capture_logs():
+        assert places(pipe.read(10, 0)) == [(0, 5)]
+    assert (pipe._paused, consumer.paused) == ({0}, {0})
 
 
 # --- how large a batch grows
