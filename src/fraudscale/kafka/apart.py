@@ -49,7 +49,7 @@ class Apart(msgspec.Struct, frozen=True):
     records: list[Record]
     outcome: int
     why: str = ""
-    """It is `BROKEN`: how that showed."""
+    """It is `BROKEN`: how that showed. It is `SILENT`: what kept the child from reading, if that is known."""
 
 
 class _Request(msgspec.Struct):
@@ -72,7 +72,7 @@ def read_apart(client: dict[str, Any], topic: str, partition: int, offset: int) 
     try:
         # unpacked, records of the next batch may take the child's life while it hands over those of the first
         done = subprocess.run(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],  # -P: no module of the folder that we happen to be in
             input=request,
             capture_output=True,
             check=False,
@@ -81,6 +81,8 @@ def read_apart(client: dict[str, Any], topic: str, partition: int, offset: int) 
         )
     except subprocess.TimeoutExpired:
         return Apart([], SILENT)
+    except OSError as error:
+        return Apart([], SILENT, f"no child can be started: {error}")
     records = list(_unpack(done.stdout))
     if records:
         return Apart(records, GIVEN)
@@ -88,7 +90,10 @@ def read_apart(client: dict[str, Any], topic: str, partition: int, offset: int) 
         return Apart([], done.returncode)
     if done.returncode < 0:
         return Apart([], BROKEN, f"they take more than {UNPACKED_BYTES // 2**20} MiB to unpack")
-    return Apart([], BROKEN, done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200])
+    said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+    if done.returncode == BROKEN:
+        return Apart([], BROKEN, said)
+    return Apart([], SILENT, f"the child failed before it read: {said}")
 
 
 def _unpack(output: bytes) -> Iterator[Record]:
@@ -128,7 +133,10 @@ def _main() -> int:
         return SILENT
     _bound_memory()
     consumer.assign([TopicPartition(request.topic, request.partition, request.offset)])
-    return _hand_over(consumer)
+    try:
+        return _hand_over(consumer)
+    except Exception:  # whatever it is, there was too little memory for these records
+        return BROKEN
 
 
 def _bound_memory() -> None:
@@ -162,10 +170,7 @@ def _hand_over(consumer: Consumer) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        code = _main()
-    except MemoryError:
-        code = BROKEN
+    code = _main()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # closing the client could wait for what it is unpacking

@@ -111,6 +111,8 @@ class Suspects:
             ):
                 batch = Batch([], batch.read_at, unreadable)
                 self._places[partition] = _Place(unreadable.last + 1)
+        elif found.why:
+            self._complain(found.why)
         if found.outcome != NOTHING and place.good < GOOD_READS:
             return batch, None
         self.forget([partition])
@@ -125,8 +127,12 @@ class Suspects:
             leader = found.brokers[found.topics[self._topic].partitions[partition].leader]
             batch = batch_at((leader.host, leader.port), self._topic, partition, offset)
         except (KafkaException, KeyError, OSError) as error:
-            if self._log_limiter.allows(""):
-                self._log.warning("kafka_error", code="unreadable", reason=str(error))
+            self._complain(str(error))
             return None
         why = f"{batch.last + 1 - offset} records in {batch.size} bytes of {batch.codec}: {why}"
         return UnreadableRange(self._topic, partition, offset, batch.last, why)
+
+    def _complain(self, reason: str) -> None:
+        """Tell why nothing is read or skipped."""
+        if self._log_limiter.allows(""):
+            self._log.warning("kafka_error", code="unreadable", reason=reason)

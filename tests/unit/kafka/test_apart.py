@@ -45,7 +45,22 @@ def test_one_that_hangs_proves_nothing(monkeypatch):
     assert LIFE_SECONDS < 60
 
 
-def test_a_broker_that_is_away_proves_nothing():
+def test_a_child_that_can_not_be_made_proves_nothing(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(module.subprocess, "run", refuse)
+    found = read_apart({}, "in", 0, 5)
+    assert (found.outcome, "Cannot allocate memory" in found.why) == (SILENT, True)
+
+
+def test_a_child_that_fails_before_it_reads_proves_nothing():
+    found = read_apart({"no.such.setting": 1}, "in", 0, 5)
+    assert (found.outcome, "no.such.setting" in found.why) == (SILENT, True)
+
+
+def test_a_broker_that_is_away_proves_nothing_nor_does_what_lies_in_the_folder(tmp_path, monkeypatch):
     """The child itself, as it is run."""
-    config = {"bootstrap.servers": "127.0.0.1:1"}
-    assert read_apart(config, "in", 0, 5) == Apart([], SILENT)
+    (tmp_path / "msgspec.py").write_text("raise SystemExit(4)")
+    monkeypatch.chdir(tmp_path)
+    assert read_apart({"bootstrap.servers": "127.0.0.1:1"}, "in", 0, 5) == Apart([], SILENT)

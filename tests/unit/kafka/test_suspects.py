@@ -137,7 +137,7 @@ def reads(suspects, monkeypatch):
         monkeypatch.setattr(module, "read_apart", read_apart)
         monkeypatch.setattr(module, "batch_at", batch_at)
         suspects.begin(FakeConsumer(), [commit(5, begun(DEATHS))])
-        with capture_logs():
+        with capture_logs() as run.log:
             return begun_at, [suspects.read(FakeConsumer(), most) for _ in found]
 
     return run
@@ -190,3 +190,9 @@ def test_without_proof_or_without_its_end_nothing_is_skipped(suspects, reads, ch
         ([], None, None)
     ] * 4
     assert 0 in suspects
+
+
+def test_a_child_that_can_not_read_at_all_is_told_and_proves_nothing(reads):
+    _, found = reads(*[Apart([], SILENT, "no child can be started")] * 3)
+    assert [batch.unreadable for batch, _ in found] == [None] * 3
+    assert [line["reason"] for line in reads.log] == ["no child can be started"]
