@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.apart import BROKEN, NOTHING, UNREADABLE, read_apart
 from fraudscale.kafka.attempts import Reader
-from fraudscale.kafka.batch_headers import batch_at
+from fraudscale.kafka.batch_headers import batch_at, first_record
 from fraudscale.kafka.client import ASK_SECONDS, client_settings
 from fraudscale.kafka.messages import Batch, UnreadableRange
 from fraudscale.telemetry.logs import Logger, LogLimiter
@@ -81,9 +81,9 @@ class Suspects:
             if offset < 0:  # no commit: the group begins at the beginning, and a note needs an offset
                 offset, _ = consumer.get_watermark_offsets(partition, ASK_SECONDS)
             if begun.count > DEATHS or self._errors[commit.partition] >= ERRORS:
-                _, end = consumer.get_watermark_offsets(partition, ASK_SECONDS)
+                low, end = consumer.get_watermark_offsets(partition, ASK_SECONDS)
                 if end > offset:
-                    self._places[commit.partition] = _Place(offset)
+                    self._places[commit.partition] = _Place(max(low, offset))
             if begun.dump() != commit.metadata:
                 epoch = -1 if commit.leader_epoch is None else commit.leader_epoch
                 notes.append(TopicPartition(self._topic, commit.partition, offset, begun.dump(), epoch))
@@ -121,16 +121,21 @@ class Suspects:
     def _unreadable(
         self, consumer: Consumer, partition: int, offset: int, why: str
     ) -> UnreadableRange | None:
-        """Name the rest of the batch that has this offset; None while nobody says where it ends."""
+        """Name the rest of the batch of the first record from this offset on; None while nobody says where it ends."""
         try:
             found = consumer.list_topics(self._topic, ASK_SECONDS)
             leader = found.brokers[found.topics[self._topic].partitions[partition].leader]
-            batch = batch_at((leader.host, leader.port), self._topic, partition, offset)
+            address = leader.host, leader.port
+            # the offset itself may be the end of a transaction, or have been compacted
+            first, there, *_ = first_record(address, self._topic, partition, offset, committed=True)
+            if not there:
+                return None
+            batch = batch_at(address, self._topic, partition, first)
         except (KafkaException, KeyError, OSError) as error:
             self._complain(str(error))
             return None
-        why = f"{batch.last + 1 - offset} records in {batch.size} bytes of {batch.codec}: {why}"
-        return UnreadableRange(self._topic, partition, offset, batch.last, why)
+        why = f"{batch.last + 1 - first} records in {batch.size} bytes of {batch.codec}: {why}"
+        return UnreadableRange(self._topic, partition, first, batch.last, why)
 
     def _complain(self, reason: str) -> None:
         """Tell why nothing is read or skipped."""

@@ -12,7 +12,7 @@ from fraudscale.config import KafkaSettings
 from fraudscale.kafka import suspects as module
 from fraudscale.kafka.apart import BROKEN, GIVEN, NOTHING, SILENT, Apart
 from fraudscale.kafka.attempts import FORGOTTEN_SECONDS, Beginnings, Reader
-from fraudscale.kafka.batch_headers import BatchHeader
+from fraudscale.kafka.batch_headers import BatchHeader, FirstRecord
 from fraudscale.kafka.suspects import BAD_READS, DEATHS, ERRORS, GOOD_READS, Suspects
 
 END = BatchHeader(5, 8, 4600, "zstd", False, -1, 0)
@@ -114,6 +114,11 @@ def test_other_partitions_have_every_other_turn(suspects):
     assert [suspects.their_turn() for _ in range(4)] == [True, False, True, False]
 
 
+def test_a_child_reads_from_where_the_partition_begins_by_now(suspects):
+    suspects.begin(FakeConsumer(), [commit(1, begun(DEATHS))])
+    assert suspects._places[0].offset == 3, "no broker has a batch at what retention removed"
+
+
 # --- what it finds
 
 
@@ -121,7 +126,7 @@ def test_other_partitions_have_every_other_turn(suspects):
 def reads(suspects, monkeypatch):
     """`reads(*found)`: what children find, one after the other → where each began, and what came of each."""
 
-    def run(*found, end=END, most=100):
+    def run(*found, end=END, most=100, gap=0):
         begun_at, children = [], iter(found)
 
         def read_apart(client, topic, partition, offset):
@@ -135,6 +140,11 @@ def reads(suspects, monkeypatch):
             return end
 
         monkeypatch.setattr(module, "read_apart", read_apart)
+
+        def first_record(address, topic, partition, offset, *, committed):
+            return FirstRecord(offset + gap, there=True, timestamp=None)
+
+        monkeypatch.setattr(module, "first_record", first_record)
         monkeypatch.setattr(module, "batch_at", batch_at)
         suspects.begin(FakeConsumer(), [commit(5, begun(DEATHS))])
         with capture_logs() as run.log:
@@ -174,6 +184,12 @@ def test_what_no_child_can_read_is_skipped_to_the_end_of_its_batch(reads):
     assert found[BAD_READS - 1][0].next_offsets() == {0: 9}
     assert begun_at == [5, 5, 9, 10]
     assert found[-1][1].offset == 10
+
+
+def test_what_is_skipped_begins_at_a_record(reads):
+    _, found = reads(*[DEAD] * BAD_READS, gap=2)
+    skipped = found[-1][0].unreadable
+    assert (skipped.first, skipped.last, skipped.why) == (7, 8, "2 records in 4600 bytes of zstd: too much")
 
 
 def test_a_child_that_dies_once_skips_nothing(reads):
