@@ -83,15 +83,18 @@ def read_apart(client: dict[str, Any], topic: str, partition: int, offset: int) 
         return Apart([], SILENT)
     except OSError as error:
         return Apart([], SILENT, f"no child can be started: {error}")
-    records = list(_unpack(done.stdout))
-    if records:
+    if records := list(_unpack(done.stdout)):
         return Apart(records, GIVEN)
-    if done.returncode in {NOTHING, SILENT}:
-        return Apart([], done.returncode)
-    if done.returncode < 0:
+    return _without_records(done.returncode, done.stderr)
+
+
+def _without_records(code: int, stderr: bytes) -> Apart:
+    if code in {NOTHING, SILENT}:
+        return Apart([], code)
+    if code < 0:
         return Apart([], BROKEN, f"they take more than {UNPACKED_BYTES // 2**20} MiB to unpack")
-    said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
-    if done.returncode == BROKEN:
+    said = stderr.decode(errors="replace").strip().rpartition("\n")[2][:200]
+    if code == BROKEN:
         return Apart([], BROKEN, said)
     return Apart([], SILENT, f"the child failed before it read: {said}")
 

@@ -272,8 +272,9 @@ class Delivery:
         _raise_if(refused)
 
     def _write_singly(self, producer: Producer, outputs: Iterable[Output]) -> None:
-        """Await the report on each; the first refusal may keep those behind it from being sent."""
+        """Await the report on each; the first refusal may keep those behind it from being sent, or written."""
         refused: list[Refusal] = []
+        stopped: tuple[Output, KafkaException] | None = None
         for output in outputs:
 
             def note(error: KafkaError | None, _: Any, output: Output = output) -> None:
@@ -283,10 +284,12 @@ class Delivery:
             try:
                 self._write_slowly(producer, output, note)
             except KafkaException as error:
-                if not refused:
-                    refused.append((output, _refusal(error)))
+                stopped = output, error
                 break
-        producer.flush(TRANSACTION_SECONDS)
+        producer.flush(TRANSACTION_SECONDS)  # the reports come with it
+        if stopped and not refused:
+            output, failure = stopped
+            refused.append((output, _refusal(failure)))
         _raise_if(refused)
 
     def _write_slowly(

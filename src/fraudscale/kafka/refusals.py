@@ -40,7 +40,8 @@ class Refusals:
     def note(self, error: OutputRefused) -> bool:
         """Take a refusal into account; return whether there is anything else to try."""
         if not error.refused:
-            self.suspects = max(self.suspects, error.records)
+            unnamed_before, self.suspects = self.suspects > 0, max(self.suspects, error.records)
+            return not unnamed_before
         for output, reason in error.refused:
             why, count = self._refused.get(name := _source(output), (f"{output.topic}: {reason.str()}", 0))
             self._refused[name] = why, count + 1

@@ -21,6 +21,9 @@ class FakeProducer:
         self.unsent = 0
         self.reports = {}
         """Key → what the report on a record with it says."""
+        self.reports_late = False
+        """Reports come with `flush`, as those of the client do."""
+        self.late = []
         self.topics = {"in.scored": [0, 1], "in.dead-letter": [0], "transactions": [0]}
 
     def _note(self, name, *details):
@@ -46,13 +49,18 @@ class FakeProducer:
         self.room -= 1
         self._note("produce", topic, partition)
         if on_delivery is not None and (error := self.reports.get(key)) is not None:
-            on_delivery(error, None)
+            if self.reports_late:
+                self.late.append(lambda: on_delivery(error, None))
+            else:
+                on_delivery(error, None)
 
     def poll(self, seconds):
         self.room += 1
 
     def flush(self, seconds):
         self._note("flush")
+        while self.late:
+            self.late.pop(0)()
         return self.unsent
 
     def purge(self):

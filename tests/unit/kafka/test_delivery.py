@@ -245,6 +245,17 @@ def test_written_singly_a_refused_output_is_named_and_one_that_fails_with_it_is_
     assert [output.key for output, _ in caught.value.refused] == [b"1"]
 
 
+def test_written_singly_a_refusal_that_stops_the_writing_before_it_is_reported_is_named(delivery_of):
+    singly = FakeProducer(produce=[None, failure(KafkaError._STATE)])
+    singly.reports, singly.reports_late = {b"0": refused(KafkaError.INVALID_RECORD)}, True
+    delivery = delivery_of(singly)
+    delivery.write_singly(True)
+    delivery.ask_for_id()
+    with pytest.raises(OutputRefused) as caught:
+        deliver(delivery, [Output("in.scored", b"%d" % i, b"v", []) for i in range(4)])
+    assert [output.key for output, _ in caught.value.refused] == [b"0"]
+
+
 def test_written_singly_without_a_refusal_a_batch_is_committed(delivery_of, metrics):
     delivery = delivery_of(FakeProducer())
     delivery.write_singly(True)

@@ -84,3 +84,9 @@ def test_a_refusal_without_a_name_makes_suspects_of_the_batch_until_they_are_com
     assert refusals.suspects == 1
     refusals.forget([record(2), record(3)])
     assert (refusals.suspects, refusals.pending) == (0, False)
+
+
+def test_a_refusal_without_a_name_of_a_batch_that_was_written_singly_leaves_nothing_to_try():
+    refusals = Refusals()
+    assert refusals.note(OutputRefused("no", records=3)), "written singly it may get a name"
+    assert not refusals.note(OutputRefused("no", records=3))
