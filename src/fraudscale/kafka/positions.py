@@ -55,13 +55,19 @@ class Positions:
         for partition, offset in following.items():
             expected = self._expected.get(partition, -1)  # the group had no commit here
             self._expected[partition] = offset
-            if offset > expected and partition not in self._sought:
-                continue  # all but the first batch; looking for its first record would take a while
+            low = beginning(partition)
+            if low <= expected < offset and partition not in self._sought:
+                continue  # nearly every batch; looking for its first record would take a while
             self._sought.discard(partition)
-            # what can't be read has no record, and was looked for at the commit
-            first = next((r.offset for r in batch.records if r.partition == partition), expected)
+            first = _first(batch, partition)
             if first < expected:
                 resets.append(OffsetReset("back", partition, expected, first))
-            elif (low := beginning(partition)) > expected:
+            elif first > expected and low > expected >= 0:
                 resets.append(OffsetReset("lost", partition, expected, low))
         return resets
+
+
+def _first(batch: Batch, partition: int) -> int:
+    if batch.unreadable is not None:
+        return batch.unreadable.first
+    return next(r.offset for r in batch.records if r.partition == partition)

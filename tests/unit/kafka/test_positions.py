@@ -2,7 +2,7 @@
 
 import pytest
 
-from fraudscale.kafka.messages import Batch, Record
+from fraudscale.kafka.messages import Batch, Record, UnreadableRange
 from fraudscale.kafka.positions import Positions
 
 
@@ -12,6 +12,11 @@ def batch_of(*places):
 
 def follow(positions, *places, low=0):
     batch = batch_of(*places)
+    return positions.follow(batch, batch.next_offsets(), lambda partition: low)
+
+
+def follow_range(positions, first, last, low):
+    batch = Batch([], 0.0, UnreadableRange("in", 0, first, last, "too much"))
     return positions.follow(batch, batch.next_offsets(), lambda partition: low)
 
 
@@ -35,6 +40,22 @@ def test_one_that_begins_before_its_commit_went_back_even_if_its_batch_ends_behi
 
 def test_one_whose_commit_retention_has_overtaken_lost_records(positions):
     assert follow(positions, (0, 8), low=7) == [("lost", 0, 5, 7)]
+
+
+def test_one_that_retention_overtakes_under_way_lost_records_too(positions):
+    assert follow(positions, (0, 5), (0, 6)) == []
+    assert follow(positions, (0, 12), low=10) == [("lost", 0, 7, 10)]
+    assert follow(positions, (0, 15), low=10) == []
+
+
+def test_one_whose_records_retention_takes_once_they_are_read_lost_none(positions):
+    assert follow(positions, (0, 5), (0, 6), low=7) == []
+    assert follow(positions, (0, 7), (0, 8), low=9) == []
+
+
+def test_what_can_not_be_read_is_where_its_range_begins(positions):
+    assert follow_range(positions, 9, 20, low=9) == [("lost", 0, 5, 9)]
+    assert follow_range(positions, 21, 30, low=9) == []
 
 
 @pytest.mark.parametrize("low", [0, 5])
