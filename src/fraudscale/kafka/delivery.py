@@ -140,7 +140,7 @@ class Delivery:
         # partition 0 of the dead letters: nobody reads it in our group
         unread = TopicPartition(self._settings.dead_letter_topic, 0, 0)
         try:
-            _within(ABORT_SECONDS, lambda: abort_open_transactions(producer, topics, unread, member))
+            within(ABORT_SECONDS, lambda: abort_open_transactions(producer, topics, unread, member))
         except KafkaException:
             self._producer = None
             raise
@@ -163,7 +163,7 @@ class Delivery:
             producer.commit_transaction(TRANSACTION_SECONDS)
 
         try:
-            _within(ABORT_SECONDS, commit)
+            within(ABORT_SECONDS, commit)
         except KafkaException:
             self._producer = None
             raise
@@ -352,7 +352,7 @@ def abort_open_transactions(
     producer.abort_transaction(TRANSACTION_SECONDS)
 
 
-def _within(seconds: float, call: Callable[[], None]) -> None:
+def within(seconds: float, call: Callable[[], None]) -> None:
     """Call, and wait no longer than that.
 
     A transaction's offsets whose coordinator goes away between two of the client's requests are never sent nor refused

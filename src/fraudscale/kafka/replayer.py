@@ -20,7 +20,7 @@ from fraudscale.kafka.client import (
     client_settings,
     commits,
 )
-from fraudscale.kafka.delivery import abort_open_transactions
+from fraudscale.kafka.delivery import abort_open_transactions, within
 from fraudscale.kafka.messages import Output, Record, records_of
 from fraudscale.kafka.producers import REFUSALS, TOO_LARGE, transactional_producer
 
@@ -28,6 +28,8 @@ CHUNK_RECORDS: Final = 1000
 """Taken from the client at once."""
 SILENCE_SECONDS: Final = 30.0
 """A replay that is sent nothing for so long, though there is more, gives up."""
+CALL_SECONDS: Final = 4 * TRANSACTION_SECONDS
+"""Longer than the client's own limits for a transaction take: a call may never return (see `within`)."""
 
 
 class RecordRefused(NotDelivered):
@@ -126,16 +128,19 @@ class Replayer:
         offsets = [
             TopicPartition(self._topic, p, offset, metadata) for p, (offset, metadata) in positions.items()
         ]
+        group = self._consumer.consumer_group_metadata()
         self._refusal = None
-        try:
+
+        def write() -> None:
             producer.begin_transaction()
             for output in outputs:
                 self._produce(producer, output)
             producer.flush(TRANSACTION_SECONDS)
-            producer.send_offsets_to_transaction(
-                offsets, self._consumer.consumer_group_metadata(), TRANSACTION_SECONDS
-            )
+            producer.send_offsets_to_transaction(offsets, group, TRANSACTION_SECONDS)
             producer.commit_transaction(TRANSACTION_SECONDS)
+
+        try:
+            within(CALL_SECONDS, write)
         except KafkaException as error:
             raise self._rolled_back(producer, error.args[0]) from error
 
@@ -154,7 +159,10 @@ class Replayer:
         if self.takes(topic):
             group = self._consumer.consumer_group_metadata()
             # nobody reads the input in this group: a position there is of no use to anybody
-            abort_open_transactions(producer, (topic,), TopicPartition(topic, 0, 0), group)
+            within(
+                CALL_SECONDS,
+                lambda: abort_open_transactions(producer, (topic,), TopicPartition(topic, 0, 0), group),
+            )
         return producer
 
     def takes(self, topic: str) -> bool:
@@ -234,8 +242,12 @@ class Replayer:
         cause = self._refusal or error
         if cause.code() in REFUSALS:
             # librdkafka 2.16 counts the refused record's sequence number, the broker doesn't: this producer is spent
-            self._producer = self._fencing_producer()
-            return RecordRefused(cause)
+            try:
+                self._producer = self._fencing_producer()
+            except KafkaException as trouble:
+                error = cause = trouble.args[0]
+            else:
+                return RecordRefused(cause)
         if error.code() in FENCED or cause.code() in FENCED:
             return ProducerFenced("another replay of this group has begun, so this one ends")
         return NotDelivered(f"a transaction failed ({cause.str()}); run it again: nothing is sent twice")

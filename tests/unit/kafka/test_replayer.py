@@ -1,5 +1,6 @@
 """How a replay reads up to the end, writes, and gives up."""
 
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -175,6 +176,24 @@ def test_a_record_that_is_too_large_is_told_from_the_others_that_fail_with_it(op
     assert caught.value.too_large
     replayer.send([OUTPUT], {0: (5, "")})
     assert fresh.names()[-1] == "commit_transaction", "the client's first producer is spent"
+
+
+def test_a_producer_that_has_no_successor_ends_the_replay_in_words(opened):
+    spent = FakeProducer(commit_transaction=failure(KafkaError.INVALID_RECORD))
+    replayer = opened(spent, FakeProducer(init_transactions=failure(KafkaError._TIMED_OUT)))
+    with pytest.raises(NotDelivered, match="run it again") as caught:
+        replayer.send([OUTPUT], {0: (5, "")})
+    assert type(caught.value) is NotDelivered
+
+
+def test_a_call_that_never_returns_is_given_up(opened, monkeypatch):
+    monkeypatch.setattr(module, "CALL_SECONDS", 0.05, raising=False)
+    producer, over = FakeProducer(), Event()
+    replayer = opened(producer)
+    producer.send_offsets_to_transaction = lambda *_: over.wait(5)
+    with pytest.raises(NotDelivered, match="didn't return"):
+        replayer.send([OUTPUT], {0: (5, "")})
+    over.set()
 
 
 def test_its_end_aborts_what_is_open(opened, consumer):
