@@ -74,9 +74,8 @@ def _never_raising(level: int) -> type[Logger]:
 def _render_json(_: Any, __: str, event: MutableMapping[str, Any]) -> bytes:
     try:
         return encoder.encode(event)
-    except (
-        Exception
-    ):  # one value that can't be encoded, whatever it raises, must not cost the line the others
+    except Exception:
+        # One value that can't be encoded, whatever it raises, must not cost the line the others.
         return encoder.encode({_text(name): _encodable(value) for name, value in event.items()})
 
 
@@ -116,9 +115,8 @@ class _ToStructlog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except (
-            Exception
-        ):  # arguments that don't fit the format are the library's mistake, and no reason to stop it
+        except Exception:
+            # Arguments that don't fit the format are the library's mistake, and no reason to stop it.
             message = f"{_text(record.msg)} {_text(record.args)}"
         # A level of its own is written as the one below it.
         level = min(max(record.levelno // 10, 1), 5) * 10

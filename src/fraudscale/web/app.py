@@ -141,7 +141,7 @@ class HttpEndpoint:
         client = self._clients.limited(peer_of(scope), scope["headers"])
         if client is None or not (wait := buckets.take(client, now)):
             return None
-        self._refusals.tell(client, now)
+        self._refusals.tell(client)
         who = client or "this client"
         return RateExceeded(
             ceil(wait), f"{who} sends more than {self._rate:g} requests a second (RATE_LIMIT_PER_SECOND)"

@@ -26,7 +26,7 @@ class MicroBatcher:
         metrics: ModelMetrics,
         max_in_flight: int,
         client_of: Callable[[Scope], str],
-        refused: Callable[[str, float], None],
+        refused: Callable[[str], None],
     ) -> None:
         """Begin without a request.
 
@@ -35,7 +35,7 @@ class MicroBatcher:
             metrics: of what waits and of what gets no score.
             max_in_flight: requests that may wait.
             client_of: names the client of a request; asked for batches, and for all once there is no room.
-            refused: called with the client who is refused for lack of room, and when by `perf_counter()`.
+            refused: called with the client who is refused for lack of room.
         """
         self._scorer = scorer
         self._active = metrics.active.labels()
@@ -68,7 +68,7 @@ class MicroBatcher:
         loop = asyncio.get_running_loop()
         client = ""
         if self._is_full or len(self._futures) + self._batches >= self._max:
-            client = self._make_room(scope, 1, started)
+            client = self._make_room(scope, 1)
         if not self._futures:
             loop.call_soon(self._score)
         future: asyncio.Future[Prediction] = loop.create_future()
@@ -92,7 +92,7 @@ class MicroBatcher:
             Overloaded: as `submit`, also while it waits.
         """
         many = len(transactions)
-        client = self._make_room(scope, many, started)
+        client = self._make_room(scope, many)
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  a coroutine runs in one
         self._batches += 1
@@ -118,7 +118,7 @@ class MicroBatcher:
             self._batches -= 1
             self._active.value -= many
 
-    def _make_room(self, scope: Scope, many: int, now: float) -> str:
+    def _make_room(self, scope: Scope, many: int) -> str:
         """See that a request fits in, `many` being its transactions; return the name of its client."""
         client = self._client_of(scope)
         if len(self._futures) + self._batches - len(self._given_up) < self._max:
@@ -130,16 +130,16 @@ class MicroBatcher:
         greediest = self._shares.greediest_but(client)
         if greediest is None:
             self._failed.value += many
-            raise self._overloaded(client, now)
+            raise self._overloaded(client)
         place = self._shares.latest_of(greediest)
         self._shares.drop(greediest, place)
-        self._given_up[place] = self._overloaded(greediest, now)
+        self._given_up[place] = self._overloaded(greediest)
         if isinstance(place, asyncio.Task):
             place.cancel()
         return client
 
-    def _overloaded(self, client: str, now: float) -> Overloaded:
-        self._refused(client, now)
+    def _overloaded(self, client: str) -> Overloaded:
+        self._refused(client)
         who = client or "this client"
         return Overloaded(
             1, f"{self._max} requests wait for the model already, and {who} has most of them (MAX_IN_FLIGHT)"

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fraudscale.telemetry.logs import Logger
+from fraudscale.telemetry.logs import Logger, LogLimiter
 
 LOG_SECONDS: Final = 10.0
 """A flood of refused requests is logged once in so many seconds, with their number."""
@@ -13,11 +13,12 @@ class RefusedClients:
 
     def __init__(self, log: Logger) -> None:
         self._log = log
-        self._count, self._logged_at = 0, -LOG_SECONDS
+        self._log_limiter = LogLimiter(LOG_SECONDS)
+        self._count = 0
 
-    def tell(self, client: str, now: float) -> None:
-        """Count one, and log it if its turn has come; `now` is of `perf_counter()`."""
+    def tell(self, client: str) -> None:
+        """Count one, and log it if its turn has come."""
         self._count += 1
-        if now - self._logged_at >= LOG_SECONDS:
+        if self._log_limiter.allows(""):
             self._log.warning("client_refused", client=client, refused=self._count)
-            self._count, self._logged_at = 0, now
+            self._count = 0

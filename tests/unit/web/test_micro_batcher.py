@@ -41,7 +41,7 @@ def micro_batcher():
             metrics,
             max_in_flight,
             client_of=str,
-            refused=lambda client, _: scorer.refused.append(client),
+            refused=scorer.refused.append,
         )
         return made, scorer, metrics.active.labels()
 
