@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from fraudscale.hpa import ManifestError, Policy, read_manifest, read_manifests
+from fraudscale.hpa.node import ManifestNode
 from fraudscale.hpa.spec import DEFAULT_METRICS, MetricSpec, MetricTarget
 
 CPU = MetricSpec("Resource", "cpu", MetricTarget("Utilization", 60))
@@ -212,6 +213,7 @@ METRICS = "metadata.annotations.autoscaling.alpha.kubernetes.io/metrics"
             "exactly one of targetAverageValue, targetValue is wanted",
         ),
         (as_list("List", "v1", hpa(), hpa(maxReplicas=0)), "items[1].spec.maxReplicas", "from 1"),
+        (yaml.safe_dump(hpa(maxReplicas=7)).replace("7", "0x" + "f" * 5000), "spec.maxReplicas", "without end"),
     ],
 )  # fmt: skip
 def test_what_an_older_version_or_a_list_does_not_allow_is_refused_with_its_path(text, path, reason):
@@ -225,3 +227,21 @@ def test_a_bad_object_of_several_documents_is_told_with_its_number():
     text = yaml.safe_dump_all([DEPLOYMENT, hpa(maxReplicas=0)])
     with pytest.raises(ManifestError, match=r"^hpa\.yaml, document 2: spec\.maxReplicas: must be an integer"):
         read_manifest(text, "hpa.yaml")
+
+
+def test_of_a_value_without_end_only_the_beginning_is_read():
+    """Ten lines of aliases are a list of ten to the power of ten."""
+
+    class Leaf:
+        read = 0
+
+        def __repr__(self):
+            Leaf.read += 1
+            return "x"
+
+    value = Leaf()
+    for _ in range(8):
+        value = [value] * 3
+    with pytest.raises(ManifestError, match=r"must be a mapping, not \[\["):
+        ManifestNode("hpa.yaml", "spec", value).mapping()
+    assert Leaf.read == 0
