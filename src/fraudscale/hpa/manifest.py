@@ -123,9 +123,11 @@ def _annotation(metadata: Mapping[str, ManifestNode], name: str) -> ManifestNode
         return None
     try:
         value = json.loads(node.text())
-    except ValueError as error:
+        if name == "behavior":
+            value = _as_manifest(value)
+    except (ValueError, RecursionError) as error:  # brackets without end
         raise node.error(f"not JSON: {error}") from error
-    return ManifestNode(node.file, node.path, _as_manifest(value) if name == "behavior" else value)
+    return ManifestNode(node.file, node.path, value)
 
 
 def _as_manifest(value: Any) -> Any:

@@ -181,6 +181,7 @@ def annotation(name, value):
 
 
 METRICS = "metadata.annotations.autoscaling.alpha.kubernetes.io/metrics"
+BEHAVIOR = "metadata.annotations.autoscaling.alpha.kubernetes.io/behavior"
 
 
 @pytest.mark.parametrize(
@@ -190,6 +191,8 @@ METRICS = "metadata.annotations.autoscaling.alpha.kubernetes.io/metrics"
         (yaml.safe_dump(hpa("v1", targetCPUUtilizationPercentage=0)), "spec.targetCPUUtilizationPercentage", "from 1"),
         (yaml.safe_dump(annotation("metrics", "[{]")), METRICS, "not JSON: Expecting property name"),
         (yaml.safe_dump(annotation("metrics", "{}")), METRICS, "must be a list"),
+        (yaml.safe_dump(annotation("metrics", "[" * 100_000)), METRICS, "not JSON: "),
+        (yaml.safe_dump(annotation("behavior", "[" * 700 + "]" * 700)), BEHAVIOR, ""),  # too deep or none, by version
         (
             yaml.safe_dump(annotation("metrics", json.dumps([CPU_FIELDS]))),
             f"{METRICS}[0].resource.target",
