@@ -314,7 +314,7 @@ def _of_usage(error: typer.TyperException) -> str:
         value = error.__cause__.errors()[0]["input"]
         message = f"{error.param.opts[0]} {value}: {error.message.removeprefix('Value error, ')}"
     context = getattr(error, "ctx", None)
-    return f"{message}; see `{context.command_path if context else 'fraudscale'} --help`"
+    return f"{message.rstrip('.')}; see `{context.command_path if context else 'fraudscale'} --help`"
 
 
 def _of_system(error: OSError) -> tuple[str, int]:
