@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from fraudscale import metrics
 from fraudscale.api import create_api
-from fraudscale.config import HttpSettings, LogSettings, networks
+from fraudscale.config import HttpSettings, LogSettings
+from fraudscale.config_values import networks
 from fraudscale.model_loader import WantedVersion
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer

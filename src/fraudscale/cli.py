@@ -28,8 +28,8 @@ from fraudscale.config import (
     ReplicaSettings,
     SettingsError,
     TracingSettings,
-    is_utf8,
 )
+from fraudscale.config_values import is_utf8
 from fraudscale.errors import FraudscaleError, InputError
 from fraudscale.stopping import interrupts
 

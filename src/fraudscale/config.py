@@ -4,9 +4,7 @@ Sources, the later overriding the earlier: `.env` (in Git: defaults, no secret),
 environment. Names in the environment are the field names in capitals. A relative path begins at the checkout.
 """
 
-import re
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -23,10 +21,10 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fraudscale import config_values
+from fraudscale.config_values import HttpUrl, Networks, is_utf8
 from fraudscale.errors import InputError
 from fraudscale.places import CacheFolder, File, Folder, checkout
-
-Network = IPv4Network | IPv6Network
 
 FILES: Final = (".env", ".env.local")
 """The later one wins."""
@@ -36,112 +34,11 @@ class SettingsError(InputError):
     """A setting has a value that it may not have; the message names it and says what it may be."""
 
 
-def is_utf8(text: str) -> bool:
-    """Tell whether an argument, or a value of the environment, was text; Python lets all other bytes pass in disguise."""
-    return text.encode(errors="replace").decode() == text
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """Read a list such as `127.0.0.1,10.0.0.0/8`; empty for none.
-
-    Raises:
-        ValueError: one of them is no address and no network.
-    """
-    return tuple(ip_network(item.strip()) for item in text.split(",") if item.strip())
-
-
-def _http_url(value: str) -> str:
-    if not value.startswith(("http://", "https://")) or len(value.split("://", 1)[1]) == 0:
-        raise ValueError("must be an address such as http://127.0.0.1:5000")
-    if "@" in value.split("://", 1)[1].partition("/")[0]:
-        raise ValueError(
-            "must not contain a user name or password, because addresses are shown; use the settings for credentials"
-        )
-    return value.rstrip("/")
-
-
-def _model_uri(value: str) -> str:
-    name, at, alias = value.removeprefix("models:/").partition("@")
-    if not value.startswith("models:/") or not at or not name or not alias or "/" in name:
-        raise ValueError("must be models:/NAME@ALIAS, such as models:/fraud-detector@champion")
-    return value
-
-
-def _servers(value: str) -> str:
-    for server in value.split(","):
-        host, colon, port = server.strip().rpartition(":")
-        if not host or not colon or not port.isdigit():
-            raise ValueError("must be HOST:PORT[,HOST:PORT …], such as 127.0.0.1:9092")
-    return value
-
-
-def _webhook(value: SecretStr) -> SecretStr:
-    address = value.get_secret_value()
-    if not address.startswith(("http://", "https://")):
-        raise ValueError("must be an address such as https://hooks.slack.com/services/…")
-    return value
-
-
-def _mail_server(value: str) -> str:
-    host, _, port = value.partition(":")
-    if not host or not (port or "587").isdigit():
-        raise ValueError("must be HOST or HOST:PORT, such as smtp.example.org:587")
-    return f"{host}:{port or 587}"
-
-
-def _mail_addresses(value: str) -> str:
-    if not all(re.fullmatch(r"[^@\s]+@[^@\s]+", one.strip()) for one in value.split(",")):
-        raise ValueError("must be ADDRESS[,ADDRESS …], such as fraud-oncall@example.org")
-    return value
-
-
-def _networks(value: str) -> str:
-    try:
-        networks(value)
-    except ValueError as error:
-        raise ValueError(f"{error}; must be ADDRESS[/BITS][,…], such as 127.0.0.1,10.0.0.0/8") from error
-    return value
-
-
-def _pairs(value: str) -> str:
-    for item in value.split(","):
-        name, equals, _ = item.partition("=")
-        if not (name.strip() and equals):
-            raise ValueError("must be NAME=VALUE[,NAME=VALUE …], values percent-encoded")
-    return value
-
-
-def _secret_pairs(value: SecretStr) -> SecretStr:
-    _pairs(value.get_secret_value())
-    return value
-
-
-Networks = Annotated[str, AfterValidator(_networks)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 KafkaMode = Literal["kraft", "zookeeper"]
 """Who keeps the metadata of a broker that we start."""
 LogStore = Literal["none", "opensearch"]
 """Where the log lines of all components are brought together."""
-
-
-_LEVELS: Final = {
-    "trace": "debug",
-    "notset": "debug",
-    "warn": "warning",
-    "fatal": "error",
-    "critical": "error",
-}
-"""Names of other programs: such a variable is often for all that run beside each other."""
-
-
-def _lower(value: object) -> object:
-    return value.strip().lower() if isinstance(value, str) else value
-
-
-def _level(value: object) -> object:
-    level = _lower(value)
-    return _LEVELS.get(level, level) if isinstance(level, str) else level
 
 
 class Settings(BaseSettings):
@@ -267,7 +164,9 @@ class ModelSettings(Settings):
 
     mlflow_tracking_uri: HttpUrl = "http://127.0.0.1:5000"
     """Address of the MLflow server. If it is set, `make up` uses that server instead of starting one."""
-    mlflow_model_uri: Annotated[str, AfterValidator(_model_uri)] = "models:/fraud-detector@champion"
+    mlflow_model_uri: Annotated[str, AfterValidator(config_values.model_uri)] = (
+        "models:/fraud-detector@champion"
+    )
     """The model to serve: a registered name, and the alias to follow."""
     mlflow_tracking_username: str | None = None
     """User name for a registry with authentication; needs the password too."""
@@ -294,7 +193,7 @@ class ModelSettings(Settings):
 class KafkaSettings(Settings):
     """The Kafka consumer."""
 
-    kafka_bootstrap_servers: Annotated[str, AfterValidator(_servers)] = "127.0.0.1:9092"
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(config_values.servers)] = "127.0.0.1:9092"
     """Addresses of the brokers. If they are set, `make up` uses those brokers instead of starting one."""
     kafka_topic: str = Field("transactions", pattern=r"^[A-Za-z0-9._-]{1,200}$")
     """Input topic. The names of the other topics begin with it: `.scored`, `.dead-letter`, `.labels`."""
@@ -325,9 +224,11 @@ class KafkaSettings(Settings):
 class LogSettings(Settings):
     """Logs: JSON lines on stdout, pretty on a terminal."""
 
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_level)] = "info"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], BeforeValidator(config_values.level)
+    ] = "info"
     """Lowest level that is logged; also in capitals, and by other names of the same, such as WARN."""
-    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(_lower)] = "auto"
+    log_format: Annotated[Literal["auto", "json", "console"], BeforeValidator(config_values.lower)] = "auto"
     """`json`, `console` (for people), or `auto`: console on a terminal, JSON elsewhere."""
     log_predictions_sample: float = Field(1.0, ge=0, le=1)
     """Share of the predictions that are logged as `prediction_made`, 0 to 1."""
@@ -342,13 +243,13 @@ class TracingSettings(Settings):
     """Full address for spans, if it is not `/v1/traces` of the endpoint."""
     otel_exporter_otlp_protocol: Literal["http/protobuf"] = "http/protobuf"
     """Protocol in which spans are sent."""
-    otel_exporter_otlp_headers: Annotated[SecretStr, AfterValidator(_secret_pairs)] | None = None
+    otel_exporter_otlp_headers: Annotated[SecretStr, AfterValidator(config_values.secret_pairs)] | None = None
     """Headers for a collector with authentication, NAME=VALUE[,…]. A secret: it belongs in .env.local."""
     otel_exporter_otlp_timeout: float = Field(10_000, gt=0, le=600_000)
     """Milliseconds that sending one batch of spans may take, retries included."""
     otel_service_name: str = Field("ml-model", min_length=1)
     """`service.name` of spans; `fraudscale.process` tells `serve` from `stream`, `service.instance.id` the replica."""
-    otel_resource_attributes: Annotated[str, AfterValidator(_pairs)] | None = None
+    otel_resource_attributes: Annotated[str, AfterValidator(config_values.pairs)] | None = None
     """Further attributes of the sender, NAME=VALUE[,…]."""
     otel_traces_sampler: Literal[
         "parentbased_traceidratio", "parentbased_always_on", "parentbased_always_off"
@@ -443,13 +344,13 @@ class AlertSettings(Settings):
     """Address under which docs/runbooks is published. Unset, alerts link to the files of this checkout."""
     dashboard_url: HttpUrl | None = None
     """Address of the dashboard. Unset, alerts link to the console of `make up`."""
-    alert_webhook_url: Annotated[SecretStr, AfterValidator(_webhook)] | None = None
+    alert_webhook_url: Annotated[SecretStr, AfterValidator(config_values.webhook)] | None = None
     """Incoming webhook of Slack; it gets every alert. A secret, because whoever has it may post: it belongs in .env.local."""
-    smtp_server: Annotated[str, AfterValidator(_mail_server)] | None = None
+    smtp_server: Annotated[str, AfterValidator(config_values.mail_server)] | None = None
     """Mail server, HOST or HOST:PORT (587). It gets critical alerts, and without a webhook every alert. Needs ALERT_EMAIL."""
-    alert_email: Annotated[str, AfterValidator(_mail_addresses)] | None = None
+    alert_email: Annotated[str, AfterValidator(config_values.mail_addresses)] | None = None
     """Receivers of the mail, separated by commas. Needs SMTP_SERVER."""
-    smtp_from: Annotated[str, AfterValidator(_mail_addresses)] | None = None
+    smtp_from: Annotated[str, AfterValidator(config_values.mail_addresses)] | None = None
     """Sender of the mail. Unset: the first receiver."""
     smtp_username: str | None = None
     """User name for a mail server with authentication; needs the password too."""

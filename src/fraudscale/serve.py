@@ -9,14 +9,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from fraudscale import metrics
 from fraudscale.api import create_api
-from fraudscale.config import (
-    HttpSettings,
-    LogSettings,
-    ModelSettings,
-    ReplicaSettings,
-    TracingSettings,
-    networks,
-)
+from fraudscale.config import HttpSettings, LogSettings, ModelSettings, ReplicaSettings, TracingSettings
+from fraudscale.config_values import networks
 from fraudscale.model_loader import default_loader
 from fraudscale.scoring.prediction_log import PredictionLog
 from fraudscale.scoring.scorer import Scorer

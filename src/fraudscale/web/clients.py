@@ -5,7 +5,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, NamedTuple
 
-from fraudscale.config import Network
+from fraudscale.config_values import Network
 from fraudscale.telemetry.asgi import Scope
 
 HOPS: Final = 16

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from fraudscale.config import HttpSettings, networks
+from fraudscale.config import HttpSettings
+from fraudscale.config_values import networks
 from fraudscale.telemetry.asgi import BodyTooLarge, ClientGone
 from fraudscale.web import bodies
 from fraudscale.web.bodies import Bodies

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fraudscale.config import networks
+from fraudscale.config_values import networks
 from fraudscale.token_bucket import TokenBuckets
 from fraudscale.web.clients import HOPS, Clients
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from fraudscale.config import HttpSettings, networks
+from fraudscale.config import HttpSettings
+from fraudscale.config_values import networks
 from fraudscale.local.components.blueprint import ENTRY_PHASE, Blueprint
 from fraudscale.local.components.ready import http_ok
 from fraudscale.local.install.debian import library_path
