@@ -93,9 +93,13 @@ def traffic(b: Blueprint) -> Component:
 
 def log_shipper(b: Blueprint) -> Component:
     port = b.ports.log_shipper
+    base = b.local.fraudscale_port_base
     env = {
         "FRAUDSCALE_HOME": str(b.home),
-        "OPENSEARCH_ENDPOINT": b.log_store,
+        "FRAUDSCALE_PORT_BASE": "" if base is None else str(base),
+        "LOGS": "opensearch",
+        # An address says that the store is yours, where nothing is deleted unless you say so.
+        "OPENSEARCH_ENDPOINT": b.external.get("opensearch", ""),
         "METRICS_HOST": HOST,
         "METRICS_PORT": str(port),
     }

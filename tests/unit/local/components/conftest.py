@@ -20,7 +20,11 @@ from fraudscale.local.install.ports import Ports
 def blueprint(tmp_path):
     def build(*, traffic=True, prometheus=None, model=None, kafka=None, http=None, mode="kraft"):
         local = LocalSettings(
-            fraudscale_home=tmp_path, traffic=traffic, prometheus_endpoint=prometheus, kafka=mode
+            fraudscale_home=tmp_path,
+            fraudscale_port_base=21_000,
+            traffic=traffic,
+            prometheus_endpoint=prometheus,
+            kafka=mode,
         )
         return Blueprint(
             local,

@@ -9,6 +9,8 @@ import msgspec
 import pytest
 from blueprints import named
 
+from fraudscale.config import LocalSettings
+from fraudscale.local import running
 from fraudscale.local.components import assembly, opensearch, prometheus
 
 
@@ -22,9 +24,20 @@ def test_the_shipper_waits_for_opensearch_stops_before_it_and_is_watched(with_lo
     components = named(b)
     shipper, store = components["log-shipper"], components["opensearch"]
     assert shipper.needs == ("opensearch",)
-    assert shipper.env["OPENSEARCH_ENDPOINT"] == store.address
     assert shipper.stop_phase < store.stop_phase
     assert shipper.address in prometheus.yml(b)
+
+
+@pytest.mark.parametrize(("endpoint", "ours"), [(None, True), ("https://logs.example:9200", False)])
+def test_the_shipper_knows_where_the_store_is_and_whose(with_logs, monkeypatch, tmp_path, endpoint, ours):
+    b = with_logs(endpoint)
+    environment = named(b)["log-shipper"].env
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    told = LocalSettings.read()
+    assert running.log_store(told) == b.log_store
+    assert told.starts_opensearch is ours, "what is not ours is kept for ever"
 
 
 def test_an_opensearch_of_yours_is_used_and_not_started(with_logs):
@@ -32,7 +45,6 @@ def test_an_opensearch_of_yours_is_used_and_not_started(with_logs):
     components = named(b)
     assert "opensearch" not in components
     assert (components["log-shipper"].needs, b.external["opensearch"]) == ((), "https://logs.example:9200")
-    assert components["log-shipper"].env["OPENSEARCH_ENDPOINT"] == "https://logs.example:9200"
     assert not any("opensearch" in path.name for path in assembly.files(b))
 
 
