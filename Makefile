@@ -11,6 +11,8 @@ endif
 # uv from PATH or the user's cache; looked up when a verb needs it, and once.
 uv = $(eval uv := $$(shell scripts/bootstrap.sh))$(if $(uv),$(uv),$(error uv could not be installed, see above))
 run := .venv/bin/
+# Said to make, these names are meant for us. In the environment they may be somebody else's.
+settings = $(foreach name,KAFKA LOGS TRAFFIC,$(if $(filter command,$(origin $(name))),FRAUDSCALE_$(name)='$($(name))'))
 # Unit tests share nothing. Files of integration tests share what each of two processes starts, and wait for it most of
 # the time. A platform takes the whole machine.
 side_by_side := --numprocesses logical --maxprocesses 4
@@ -21,7 +23,7 @@ help: ## List the verbs
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: sync-run ## Start the whole platform on this machine; Ctrl-C stops it (TRAFFIC=0: without sample transactions; KAFKA=zookeeper: on Kafka 3.9; LOGS=opensearch: with central logs)
-	@$(run)fraudscale up
+	@$(settings) $(run)fraudscale up
 
 down: sync-run ## Stop the platform, and what a crashed run left
 	@$(run)fraudscale down
@@ -30,10 +32,10 @@ status: sync-run ## Tell what runs
 	@$(run)fraudscale status
 
 doctor: sync-run ## Examine this machine: versions, tools, ports, memory, disk
-	@$(run)fraudscale doctor
+	@$(settings) $(run)fraudscale doctor
 
 demo-scaling: sync-run ## Load the platform until it goes 4 → 5 → 6 → 5 → 4, and compare with the rehearsal (TIME_SCALE=10: in three minutes)
-	@$(run)fraudscale demo-scaling
+	@$(settings) $(run)fraudscale demo-scaling
 
 test: test-unit test-integration test-e2e ## Run the unit, integration and e2e tests that are not slow (about 10 minutes)
 

@@ -406,7 +406,7 @@ def feed(bootstrap: str, enough: Event) -> None:
 
 @contextmanager
 def broker(folder: Path) -> Iterator[str]:
-    tools = kafka_tools(LocalSettings.read(kafka="kraft"), print)
+    tools = kafka_tools(LocalSettings.read(fraudscale_kafka="kraft"), print)
     with claim_block() as base:
         server = KafkaServer(tools, Ports.at(base), folder)
         server.format()

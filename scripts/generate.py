@@ -59,7 +59,7 @@ def env_file() -> str:
         "# Defaults of every setting, commented out; docs/reference/settings.md explains them.",
         "# Your own values belong in .env.local, which Git ignores. No secret belongs here.",
         "# `make up` starts a component whose address is unset (MLFLOW_TRACKING_URI, KAFKA_BOOTSTRAP_SERVERS, PROMETHEUS_ENDPOINT);",
-        "# it uses the one whose address is set.",
+        "# it uses the one whose address is set. OPENSEARCH_ENDPOINT alone begins to ship log lines.",
     ]
     for group in SETTINGS:
         lines += ["", f"# {(group.__doc__ or '').strip()}"]

@@ -30,6 +30,7 @@ from fraudscale.config import (
     TracingSettings,
 )
 from fraudscale.config_values import is_utf8
+from fraudscale.doubts import doubts
 from fraudscale.errors import FraudscaleError, InputError
 from fraudscale.stopping import interrupts
 
@@ -46,9 +47,20 @@ MISPLACED: Final = frozenset(
 )
 """What the system answers where the place is wrong, and not the disk full or broken."""
 
+LOGGING: Final = frozenset({"serve", "stream", "console", "autoscale", "traffic", "ship-logs"})
+"""Commands that say in their log what is doubtful."""
+
 render = typer.Typer(help="Print a configuration file, made from the settings.")
 app.add_typer(render, name="render")
 app.add_typer(tasks)
+
+
+@app.callback()
+def begin(context: typer.Context) -> None:
+    """Say what is probably meant otherwise."""
+    if context.invoked_subcommand not in LOGGING:
+        for doubt in doubts():
+            print(f"fraudscale: warning: {doubt}", file=sys.stderr)
 
 
 @app.command()
@@ -174,7 +186,7 @@ def autoscale() -> None:
 
 @app.command(hidden=True)
 def ship_logs() -> None:
-    """Ship the log lines of all components to the store until a signal; `up` runs it with LOGS=opensearch."""
+    """Ship the log lines of all components to the store until a signal; `up` runs it with FRAUDSCALE_LOGS=opensearch."""
     from fraudscale.central_logs import ship
     from fraudscale.local import running
 
@@ -211,7 +223,7 @@ def logs(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Find log lines of all components, ordered by time: in the log store if one runs (LOGS=opensearch), else in the files."""
+    """Find log lines of all components, ordered by time: in the log store if one runs (FRAUDSCALE_LOGS=opensearch), else in the files."""
     from fraudscale.central_logs import search
     from fraudscale.central_logs.store import StoreRefused, StoreUnavailable
     from fraudscale.local import running

@@ -7,13 +7,14 @@ environment. Names in the environment are the field names in capitals. A relativ
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     SecretStr,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
@@ -35,9 +36,9 @@ class SettingsError(InputError):
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-KafkaMode = Literal["kraft", "zookeeper"]
+KafkaMode = Annotated[Literal["kraft", "zookeeper"], BeforeValidator(config_values.lower)]
 """Who keeps the metadata of a broker that we start."""
-LogStore = Literal["none", "opensearch"]
+LogStore = Annotated[Literal["none", "opensearch"], BeforeValidator(config_values.lower)]
 """Where the log lines of all components are brought together."""
 
 
@@ -60,13 +61,13 @@ class Settings(BaseSettings):
         Raises:
             SettingsError: a value is not allowed, or a file of settings can't be read.
         """
-        files = [checkout() / name for name in FILES]
+        sources = _sources()
         try:
-            return cls(**{"_env_file": files, **overrides})
+            return cls(**{**sources, **overrides})
         except ValidationError as error:
             raise SettingsError("; ".join(_explain(cls, e) for e in error.errors())) from error
         except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError("; ".join(_unreadable(files))) from error
+            raise SettingsError("; ".join(_unreadable(sources["_env_file"]))) from error
 
     @field_validator("*", mode="before")
     @classmethod
@@ -75,6 +76,10 @@ class Settings(BaseSettings):
         if isinstance(value, str) and ("\0" in value or not is_utf8(value)):
             raise ValueError("must be UTF-8 text")
         return value
+
+
+def _sources() -> dict[str, Any]:
+    return {"_env_file": [checkout() / name for name in FILES]}
 
 
 def _unreadable(files: list[Path]) -> Iterator[str]:
@@ -281,6 +286,15 @@ class TracingSettings(Settings):
         return always.get(self.otel_traces_sampler, self.otel_traces_sampler_arg)
 
 
+class _Unprefixed(BaseSettings):
+    """Names of before of settings that are FRAUDSCALE_… now; others have variables of these names too."""
+
+    model_config = SettingsConfigDict(extra="ignore", env_ignore_empty=True)
+    kafka: str | None = None
+    logs: str | None = None
+    traffic: str | None = None
+
+
 class LocalSettings(Settings):
     """The platform on one machine."""
 
@@ -292,22 +306,68 @@ class LocalSettings(Settings):
     """Folder for downloads, shared by all clones."""
     maven_repository: HttpUrl = "https://repo.maven.apache.org/maven2"
     """Source of Kafka's jars. A mirror will do: the sha256 of every file is checked."""
-    traffic: bool = True
+    fraudscale_traffic: bool = True
     """Send sample transactions, 20/s over HTTP and 50/s over Kafka."""
-    kafka: KafkaMode = "kraft"
+    fraudscale_kafka: KafkaMode = "kraft"
     """The Kafka that `make up` starts: `kraft` (4.3) or `zookeeper` (3.9 with Apache ZooKeeper). Each has data of its own."""
     prometheus_endpoint: HttpUrl | None = None
     """Address of a Prometheus of yours. If it is set, `make up` uses it instead of starting one."""
-    logs: LogStore = "none"
-    """`opensearch`: `make up` starts an OpenSearch and ships the log lines of all components to it. `none`: they stay in files."""
+    fraudscale_logs: LogStore | None = None
+    """`opensearch`: `make up` ships the log lines of all components to an OpenSearch, which it starts unless OPENSEARCH_ENDPOINT is set. `none`: they stay in files. Unset: `opensearch` if OPENSEARCH_ENDPOINT is set."""
     opensearch_endpoint: HttpUrl | None = None
-    """Address of an OpenSearch or Elasticsearch of yours for the log lines, instead of one that `make up` starts."""
+    """Address of an OpenSearch or Elasticsearch of yours for the log lines. If it is set, `make up` uses it instead of starting one."""
     hpa_manifest: File = Path("argocd/manifests/hpa.yaml")
     """Manifest of the HPA that the autoscaler of `make up` follows."""
     deployment_manifest: File = Path("argocd/manifests/deployment.yaml")
     """Manifest with the CPU and memory that a replica requests. Utilisation is a percentage of it."""
     time_scale: float = Field(1, ge=1, le=20)
     """Factor by which time runs faster: windows, periods and syncs of the autoscaler, windows of alerts, and scrape intervals are divided by it."""
+
+    @classmethod
+    def read(cls, **overrides: object) -> Self:
+        """Read them; a name of before holds where the new one is not set, and the value is one of ours.
+
+        Raises:
+            SettingsError: a value is not allowed, or a file of settings can't be read.
+        """
+        found = cls.read_todays_names(**overrides)
+        old = {name: value for name, value in found.renamed().items() if cls.takes(name, value)}
+        return super().read(**old, **overrides) if old else found
+
+    @classmethod
+    def read_todays_names(cls, **overrides: object) -> Self:
+        """Read them without the names of before.
+
+        Raises:
+            SettingsError: as `read`.
+        """
+        return super().read(**overrides)
+
+    def renamed(self) -> dict[str, str]:
+        """Find what only a name of before sets: today's field → text."""
+        old = ((f"fraudscale_{name}", value) for name, value in _Unprefixed(**_sources()))
+        return {name: value for name, value in old if value is not None and name not in self.model_fields_set}
+
+    @classmethod
+    def takes(cls, name: str, value: str) -> bool:
+        """Tell whether a field may have that value."""
+        try:
+            TypeAdapter(cls.model_fields[name].rebuild_annotation()).validate_python(value)
+        except ValidationError:
+            return False
+        return True
+
+    @property
+    def traffic(self) -> bool:
+        return self.fraudscale_traffic
+
+    @property
+    def kafka(self) -> KafkaMode:
+        return self.fraudscale_kafka
+
+    @property
+    def logs(self) -> LogStore:
+        return self.fraudscale_logs or ("none" if self.opensearch_endpoint is None else "opensearch")
 
     @property
     def starts_opensearch(self) -> bool:

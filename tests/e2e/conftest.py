@@ -211,7 +211,7 @@ def sinks():
 def fragile(request, new_platform, still_fleet, sinks):
     platform = new_platform(
         HPA_MANIFEST=str(still_fleet),
-        TRAFFIC="0",
+        FRAUDSCALE_TRAFFIC="0",
         ALERT_WEBHOOK_URL=sinks.webhook.address,
         SMTP_SERVER=sinks.mail.address,
         ALERT_EMAIL="oncall@example.org",

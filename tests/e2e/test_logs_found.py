@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.platform(LOGS="opensearch")]
+pytestmark = [pytest.mark.slow, pytest.mark.platform(FRAUDSCALE_LOGS="opensearch")]
 
 
 def found(platform, *options):

@@ -1,4 +1,4 @@
-"""The platform on Kafka 3.9 with ZooKeeper instead of KRaft: `KAFKA=zookeeper`."""
+"""The platform on Kafka 3.9 with ZooKeeper instead of KRaft: `make up KAFKA=zookeeper`."""
 
 import json
 
@@ -10,8 +10,11 @@ from test_platform import EXAMPLE, read
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"KAFKA": "zk"}, "KAFKA='zk': Input should be 'kraft' or 'zookeeper'"),
-        ({"KAFKA": "zookeeper", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"}, "leave one of them out"),
+        ({"FRAUDSCALE_KAFKA": "zk"}, "FRAUDSCALE_KAFKA='zk': Input should be 'kraft' or 'zookeeper'"),
+        (
+            {"FRAUDSCALE_KAFKA": "zookeeper", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9"},
+            "leave one of them out",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_line_and_exit_code_2(new_platform, settings, message):
@@ -24,7 +27,7 @@ def test_what_makes_no_sense_is_one_line_and_exit_code_2(new_platform, settings,
 @pytest.mark.quiet
 @pytest.mark.timeout(1200)
 def test_the_platform_runs_on_zookeeper_survives_a_crash_and_leaves_nothing(new_platform):
-    platform = new_platform(KAFKA="zookeeper", TRAFFIC="0")
+    platform = new_platform(FRAUDSCALE_KAFKA="zookeeper", FRAUDSCALE_TRAFFIC="0")
     platform.start()
     components = {c["name"]: c for c in platform.status()["components"]}
     assert components["zookeeper"]["address"] == f"127.0.0.1:{platform.ports.zookeeper}"

@@ -127,7 +127,7 @@ def _killed(process: subprocess.Popen[bytes] | None) -> None:
 
 @contextlib.contextmanager
 def running_kafka(mode: KafkaMode, folder: Path) -> Iterator[KafkaServer]:
-    tools = kafka_tools(LocalSettings.read(kafka=mode), print)
+    tools = kafka_tools(LocalSettings.read(fraudscale_kafka=mode), print)
     with claim_block() as base:
         server = KafkaServer(tools, Ports.at(base), folder, mode)
         try:

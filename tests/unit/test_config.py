@@ -98,7 +98,7 @@ def test_a_folder_that_was_removed_is_no_place_to_be(monkeypatch, tmp_path):
         (LogSettings, "LOG_PREDICTIONS_SAMPLE", "2", "less than or equal to 1"),
         (LogSettings, "LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         (LocalSettings, "FRAUDSCALE_PORT_BASE", "80", "1024"),
-        (LocalSettings, "KAFKA", "zookeper", "'kraft' or 'zookeeper'"),
+        (LocalSettings, "FRAUDSCALE_KAFKA", "zookeper", "'kraft' or 'zookeeper'"),
         (AlertSettings, "SMTP_SERVER", "smtp.example.org:mail", "HOST:PORT"),
         (AlertSettings, "ALERT_EMAIL", "nobody", "ADDRESS"),
         (TracingSettings, "OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http://"),

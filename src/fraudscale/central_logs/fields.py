@@ -20,7 +20,7 @@ _EVENT_FIELDS: Final[dict[Type, str]] = {
     "keyword": """
         address alias client code digest door endpoint file first_field first_reason first_source
         group hpa index kind library model_version part prometheus protocol servers serving source
-        topic transaction_id transactional_id version wanted
+        setting topic transaction_id transactional_id version wanted
     """,
     "text": "error first_detail message reason",
     "long": """

@@ -68,7 +68,7 @@ def _rows(blueprint: Blueprint, addresses: dict[str, str]) -> dict[str, str]:
 def _notes(blueprint: Blueprint, names: set[str]) -> list[str]:
     notes = []
     if "traffic" in names:
-        notes.append("sample transactions flow over HTTP and Kafka (TRAFFIC=0 for none)")
+        notes.append("sample transactions flow over HTTP and Kafka (FRAUDSCALE_TRAFFIC=0 for none)")
     if (scale := blueprint.local.time_scale) != 1:
         notes.append(
             f"time runs {scale:g} times as fast: windows, periods and sync of the autoscaler, those of alerts, "

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from fraudscale.config import LogSettings
+from fraudscale.doubts import doubts
 
 Logger = structlog.typing.FilteringBoundLogger
 encoder = msgspec.json.Encoder(enc_hook=repr)
@@ -46,7 +47,10 @@ def set_up(settings: LogSettings, *, replica_id: str | None = None, process: str
     # Libraries say much that helps nobody below a warning. `force`: one that was imported may have set up its own.
     logging.basicConfig(handlers=[_ToStructlog()], level=max(level, logging.WARNING), force=True)
     context = {"process": process} | ({"replica_id": replica_id} if replica_id else {})
-    return structlog.get_logger().bind(**context)  # type: ignore[no-any-return]
+    log: Logger = structlog.get_logger().bind(**context)
+    for doubt in doubts():
+        log.warning("setting_doubtful", setting=doubt.name, reason=doubt.detail)
+    return log
 
 
 def is_json(settings: LogSettings) -> bool:

@@ -146,7 +146,7 @@ def external(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) -
     if "kafka_bootstrap_servers" in kafka.model_fields_set:
         if local.kafka == "zookeeper":
             raise SettingsError(
-                f"KAFKA='zookeeper': would start a broker, and KAFKA_BOOTSTRAP_SERVERS={kafka.kafka_bootstrap_servers!r} "
+                f"FRAUDSCALE_KAFKA='zookeeper': would start a broker, and KAFKA_BOOTSTRAP_SERVERS={kafka.kafka_bootstrap_servers!r} "
                 "uses one of yours; leave one of them out"
             )
         table["kafka"] = kafka.kafka_bootstrap_servers

@@ -97,7 +97,7 @@ def log_shipper(b: Blueprint) -> Component:
     env = {
         "FRAUDSCALE_HOME": str(b.home),
         "FRAUDSCALE_PORT_BASE": "" if base is None else str(base),
-        "LOGS": "opensearch",
+        "FRAUDSCALE_LOGS": "opensearch",
         # An address says that the store is yours, where nothing is deleted unless you say so.
         "OPENSEARCH_ENDPOINT": b.external.get("opensearch", ""),
         "METRICS_HOST": HOST,

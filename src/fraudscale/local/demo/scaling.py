@@ -189,7 +189,7 @@ class Demo:
             pass  # it is free for the platform that comes
         with interrupts(), ExitStack() as stack:  # what was started is stopped on the way out
             # What the sample traffic sends nobody would count.
-            env = {"TRAFFIC": "0", "TIME_SCALE": str(self._scale)}
+            env = {"FRAUDSCALE_TRAFFIC": "0", "TIME_SCALE": str(self._scale)}
             self._start(stack, self._child("up", ("up",), None, env))
             if not self._until(lambda: running.examine(self._home).ready, UP_SECONDS):
                 raise DemoFailed(f"the platform was not ready within {UP_SECONDS:.0f} s")

@@ -13,9 +13,10 @@ from typing import Final
 
 import psutil
 
+from fraudscale.doubts import SUPERVISED
 from fraudscale.local.supervisor.component import Component
 
-MARK: Final = "FRAUDSCALE_RUNS_FOR"
+MARK: Final = SUPERVISED
 """In the environment of every process that a supervisor starts: the home folder it runs for."""
 LOG_BYTES: Final = 20 * 1024 * 1024
 """A longer log becomes `<name>.log.1`, whose predecessor goes: each component keeps at most twice as much."""

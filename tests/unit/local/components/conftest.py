@@ -22,9 +22,9 @@ def blueprint(tmp_path):
         local = LocalSettings(
             fraudscale_home=tmp_path,
             fraudscale_port_base=21_000,
-            traffic=traffic,
+            fraudscale_traffic=traffic,
             prometheus_endpoint=prometheus,
-            kafka=mode,
+            fraudscale_kafka=mode,
         )
         return Blueprint(
             local,
@@ -45,7 +45,7 @@ def with_logs(blueprint):
 
     def build(endpoint=None):
         b = blueprint()
-        settings = {"logs": "opensearch", "opensearch_endpoint": endpoint}
+        settings = {"fraudscale_logs": "opensearch", "opensearch_endpoint": endpoint}
         tools = None if endpoint else OpenSearchTools(Path("/t/libjvm.so"), "/t/opensearch/*")
         local = b.local.model_copy(update=settings)
         return replace(b, local=local, tools=replace(b.tools, opensearch=tools))

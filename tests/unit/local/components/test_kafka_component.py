@@ -56,7 +56,9 @@ def test_a_killed_broker_is_forgotten_within_seconds_and_zookeeper_lets_it():
 
 def test_a_broker_of_ours_and_one_of_yours_are_a_contradiction(blueprint):
     yours = {"kafka_bootstrap_servers": "broker:9092"}
-    with pytest.raises(SettingsError, match=r"KAFKA='zookeeper'.*KAFKA_BOOTSTRAP_SERVERS='broker:9092'"):
+    with pytest.raises(
+        SettingsError, match=r"FRAUDSCALE_KAFKA='zookeeper'.*KAFKA_BOOTSTRAP_SERVERS='broker:9092'"
+    ):
         assembly.components(blueprint(mode="zookeeper", kafka=yours))
 
 

@@ -235,7 +235,7 @@ def test_the_load_goes_up_and_down_between_two_rests_and_all_is_stopped(played, 
     assert all(one.whole for one in sent)
     assert (len(asked), seen.scored.values) == (3, [4.0])
     assert [one.state for one in played.made] == ["stopped"] * 4
-    assert played.made[0].env["TRAFFIC"] == "0"
+    assert played.made[0].env["FRAUDSCALE_TRAFFIC"] == "0"
 
 
 @pytest.mark.parametrize(

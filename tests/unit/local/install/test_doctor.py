@@ -14,7 +14,7 @@ from fraudscale.local.install.ports import claim_block
 def examine(tmp_path):
     def run(*, kafka=None, kafka_mode="kraft", **local):
         settings = {"fraudscale_cache": tmp_path / "cache", "fraudscale_home": tmp_path / "home", **local}
-        settings["kafka"] = kafka_mode
+        settings["fraudscale_kafka"] = kafka_mode
         checks = doctor.examine(LocalSettings(**settings), ModelSettings(), KafkaSettings(**kafka or {}))
         return {check.name: check for check in checks}
 

@@ -16,7 +16,7 @@ from fraudscale.local.install.download import kafka_tools
     [("none", None, False), ("opensearch", None, True), ("opensearch", "http://logs:9200", False)],
 )
 def test_opensearch_is_brought_where_it_is_wanted_and_there_is_none_of_yours(logs, endpoint, brought):
-    assert LocalSettings(logs=logs, opensearch_endpoint=endpoint).starts_opensearch is brought
+    assert LocalSettings(fraudscale_logs=logs, opensearch_endpoint=endpoint).starts_opensearch is brought
 
 
 @pytest.mark.parametrize("mode", ["kraft", "zookeeper"])
@@ -25,7 +25,9 @@ def test_the_kafka_that_the_settings_name_is_brought(tmp_path, repository, monke
     jars = maven.jar_list("any")
     monkeypatch.setattr(maven, "jar_list", lambda version, _: asked.append(version) or jars)
     monkeypatch.setattr(java, "found", lambda: Path("/java"))
-    settings = LocalSettings(fraudscale_cache=tmp_path / "cache", maven_repository=repository[1], kafka=mode)
+    settings = LocalSettings(
+        fraudscale_cache=tmp_path / "cache", maven_repository=repository[1], fraudscale_kafka=mode
+    )
     version = maven.KAFKA_VERSIONS[mode]
     assert kafka_tools(settings, print).classpath.startswith(f"{tmp_path / 'cache'}/kafka-{version}-")
     assert set(asked) == {version}
