@@ -69,6 +69,17 @@ class Settings(BaseSettings):
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError("; ".join(_unreadable(sources["_env_file"]))) from error
 
+    @classmethod
+    def wrong(cls) -> dict[str, str]:
+        """Find the values that are not allowed: field → what is wrong; empty where a file of settings can't be read."""
+        try:
+            cls(**_sources())
+        except ValidationError as error:
+            return {str(e["loc"][0]): _explain(cls, e) for e in error.errors() if e["loc"]}
+        except (OSError, UnicodeDecodeError):
+            pass  # `read` names the file
+        return {}
+
     @field_validator("*", mode="before")
     @classmethod
     def _is_text(cls, value: object) -> object:
@@ -270,6 +281,20 @@ class TracingSettings(Settings):
     """`true`: make no spans, whatever else is set."""
     trace_callers_per_second: float = Field(50, ge=0, le=1_000_000)
     """Traces per second that one process records because the caller's flag asks for it. Further ones are passed on and logged, without spans and exemplars."""
+
+    @classmethod
+    def read(cls, **overrides: object) -> Self:
+        """Read them; OpenTelemetry ignores a value of its variables that it does not know, with a warning.
+
+        Raises:
+            SettingsError: a value of ours is not allowed, or a file of settings can't be read.
+        """
+        return super().read(**{name: cls.model_fields[name].default for name in cls.unknown()} | overrides)
+
+    @classmethod
+    def unknown(cls) -> dict[str, str]:
+        """Find values that are ignored: field → what is wrong."""
+        return {name: reason for name, reason in cls.wrong().items() if name.startswith("otel_")}
 
     @property
     def traces_endpoint(self) -> str | None:

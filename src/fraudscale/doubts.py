@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from fraudscale.config import LocalSettings
+from fraudscale.config import LocalSettings, TracingSettings
 from fraudscale.errors import InputError
 
 SUPERVISED: Final = "FRAUDSCALE_RUNS_FOR"
@@ -26,7 +26,7 @@ def doubts() -> list[Doubt]:
     if SUPERVISED in os.environ:
         return []
     try:
-        return [*_renamed()]
+        return [*_renamed(), *_unknown()]
     except (InputError, OSError, UnicodeDecodeError):  # whoever reads a setting says so
         return []
 
@@ -37,3 +37,9 @@ def _renamed() -> Iterator[Doubt]:
         today = name.upper()
         became = "still holds" if LocalSettings.takes(name, value) else "is none of its values, and ignored"
         yield Doubt(today.removeprefix("FRAUDSCALE_"), f"is called {today} now; {value!r} {became}")
+
+
+def _unknown() -> Iterator[Doubt]:
+    """Find values of OpenTelemetry's variables that we don't know: they are set for all that run beside each other."""
+    for name, reason in TracingSettings.unknown().items():
+        yield Doubt(name.upper(), f"{reason.partition('=')[2]}; ignored")

@@ -101,11 +101,7 @@ def test_a_folder_that_was_removed_is_no_place_to_be(monkeypatch, tmp_path):
         (LocalSettings, "FRAUDSCALE_KAFKA", "zookeper", "'kraft' or 'zookeeper'"),
         (AlertSettings, "SMTP_SERVER", "smtp.example.org:mail", "HOST:PORT"),
         (AlertSettings, "ALERT_EMAIL", "nobody", "ADDRESS"),
-        (TracingSettings, "OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http://"),
-        (TracingSettings, "OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "'http/protobuf'"),
-        (TracingSettings, "OTEL_TRACES_SAMPLER", "always_on", "'parentbased_traceidratio'"),
-        (TracingSettings, "OTEL_TRACES_SAMPLER_ARG", "2", "less than or equal to 1"),
-        (TracingSettings, "OTEL_RESOURCE_ATTRIBUTES", "a=b,c", "NAME=VALUE"),
+        (TracingSettings, "TRACE_CALLERS_PER_SECOND", "many", "number"),
         (ReplicaSettings, "REPLICA_ID", "a b", "pattern"),
         (ReplicaSettings, "DRAIN_SECONDS", "soon", "number"),
     ],
@@ -140,12 +136,6 @@ def test_a_secret_that_is_not_allowed_is_not_shown(monkeypatch):
         SettingsError, match=r"^ALERT_WEBHOOK_URL=…: must be an address such as https://hooks"
     ):
         AlertSettings.read()
-
-
-def test_a_collectors_token_that_is_not_allowed_is_not_shown(monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "secret")
-    with pytest.raises(SettingsError, match=r"^OTEL_EXPORTER_OTLP_HEADERS=…: must be NAME=VALUE"):
-        TracingSettings.read()
 
 
 @pytest.mark.parametrize(

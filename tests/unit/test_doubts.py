@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fraudscale import cli
-from fraudscale.config import SETTINGS, LocalSettings, LogSettings
+from fraudscale.config import SETTINGS, LocalSettings, LogSettings, TracingSettings
 from fraudscale.doubts import SUPERVISED, doubts
 from fraudscale.telemetry import logs
 
@@ -72,6 +72,33 @@ def test_the_address_of_a_log_store_is_enough_to_fill_it(monkeypatch):
     local = LocalSettings.read()
     assert (local.logs, local.starts_opensearch) == ("opensearch", False)
     assert LocalSettings.read(fraudscale_logs="none").logs == "none"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318", "http://"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "'http/protobuf'"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "secret", "NAME=VALUE"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", "number"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=b,c", "NAME=VALUE"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote", "'parentbased_traceidratio'"),
+        ("OTEL_TRACES_SAMPLER_ARG", "2", "less than or equal to 1"),
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "many", "integer"),
+        ("OTEL_SDK_DISABLED", "\udcff", "UTF-8"),
+    ],
+)
+def test_a_value_that_opentelemetry_does_not_know_is_ignored_and_told(monkeypatch, name, value, remedy):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "scorer")
+    settings = TracingSettings.read()
+    assert getattr(settings, name.lower()) == TracingSettings.model_fields[name.lower()].default
+    assert settings.otel_service_name == "scorer", "the others hold"
+    (doubt,) = doubts()
+    assert doubt.name == name
+    assert doubt.detail.startswith("…: " if value == "secret" else f"{value!r}: ")
+    assert remedy in doubt.detail
+    assert doubt.detail.endswith("; ignored")
 
 
 def command(monkeypatch, capfd, *words):

@@ -1,6 +1,7 @@
 """Spans to a collector, over OTLP/HTTP: the only room that knows OpenTelemetry's SDK, which takes half a second to import."""
 
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from threading import Thread
@@ -103,6 +104,9 @@ class _Sender(SpanExporter):
     def __init__(self, settings: TracingSettings, counts: TraceMetrics, log: Logger) -> None:
         keep_from_proxies()
         secret = settings.otel_exporter_otlp_headers
+        if secret is None:
+            # What we ignored the library can't read either, and would log, token and all.
+            os.environ.pop("OTEL_EXPORTER_OTLP_HEADERS", None)
         self._endpoint = settings.traces_endpoint
         self._exporter = OTLPSpanExporter(
             endpoint=self._endpoint,
