@@ -38,6 +38,7 @@ def settings_page() -> str:
             "What is only doubtful stops nothing.",
             "A command says it on stderr, and a process in its log, as `setting_doubtful`:",
             "",
+            "- a name that is like a setting's, such as `KAFKA_TOPICC`, or begins with `FRAUDSCALE_` and is none: the nearest is named;",
             "- a value of a variable `OTEL_…` that is not allowed, which is ignored, as OpenTelemetry wants it;",
             "- `KAFKA`, `LOGS` and `TRAFFIC`, names of before for `FRAUDSCALE_KAFKA`, `FRAUDSCALE_LOGS` and `FRAUDSCALE_TRAFFIC`: a value that the setting takes holds, and another is ignored. Said to make, as in `make up TRAFFIC=0`, they mean the settings.",
             "",

@@ -4,6 +4,7 @@ Sources, the later overriding the earlier: `.env` (in Git: defaults, no secret),
 environment. Names in the environment are the field names in capitals. A relative path begins at the checkout.
 """
 
+import os
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, SettingsConfigDict
 
 from fraudscale import config_values
 from fraudscale.config_values import HttpUrl, Networks, is_utf8
@@ -91,6 +92,12 @@ class Settings(BaseSettings):
 
 def _sources() -> dict[str, Any]:
     return {"_env_file": [checkout() / name for name in FILES]}
+
+
+def names_given() -> set[str]:
+    """Return the names of all variables of the environment and of the files of settings."""
+    files = DotEnvSettingsSource(Settings, env_file=_sources()["_env_file"], case_sensitive=True)
+    return {*os.environ, *files.env_vars}
 
 
 def _unreadable(files: list[Path]) -> Iterator[str]:

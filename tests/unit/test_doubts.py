@@ -8,7 +8,7 @@ import pytest
 
 from fraudscale import cli
 from fraudscale.config import SETTINGS, LocalSettings, LogSettings, TracingSettings
-from fraudscale.doubts import SUPERVISED, doubts
+from fraudscale.doubts import SUPERVISED, doubts, misspelt
 from fraudscale.telemetry import logs
 
 ROOT = Path(__file__).parents[2]
@@ -22,6 +22,86 @@ def _clean_environment(monkeypatch, tmp_path):
             monkeypatch.delenv(name.upper(), raising=False)
     for name in ("KAFKA", "LOGS", "TRAFFIC"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("KAFKA_TOPICC", "KAFKA_TOPIC"),
+        ("kafka_topicc", "KAFKA_TOPIC"),
+        ("KAFKA_TPOIC", "KAFKA_TOPIC"),
+        ("KAFKA_BOOTSTRAP_SERVER", "KAFKA_BOOTSTRAP_SERVERS"),
+        ("MLFLOW_TRACKING_URL", "MLFLOW_TRACKING_URI"),
+        ("LOGLEVEL", "LOG_LEVEL"),
+        ("LOG_LEVLE", "LOG_LEVEL"),
+        ("OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("FRAUDSCALE_PORTBASE", "FRAUDSCALE_PORT_BASE"),
+        ("FRAUDSCALE_KAFKA_MODE", "FRAUDSCALE_KAFKA"),
+    ],
+)
+def test_a_name_that_is_misspelt_is_told_with_the_nearest(name, meant):
+    (doubt,) = misspelt([name])
+    assert str(doubt) == f"{name}: is no setting; is {meant} meant?"
+
+
+def test_a_name_that_begins_as_ours_and_is_like_none_is_told_too():
+    (doubt,) = misspelt(["FRAUDSCALE_XYZ"])
+    assert doubt.name == "FRAUDSCALE_XYZ"
+
+
+NEIGHBOURS = [
+    "PATH",
+    "HOME",
+    "LANG",
+    "TERM",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "KAFKA_OPTS",
+    "KAFKA_HEAP_OPTS",
+    "KAFKA_HOME",
+    "KAFKA_BROKER",
+    "KAFKA_PORT",
+    "SMTP_HOST",
+    "SMTP_PORT",
+    "SMTP_USER",
+    "SMTP_PASS",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+    "PROMETHEUS_PORT",
+    "LOG_FILE",
+    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_BLRP_SCHEDULE_DELAY",
+    "OTEL_BSP_MAX_EXPORT_BATCH_SIZE",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_PROPAGATORS",
+    "OPENSEARCH_JAVA_OPTS",
+    "CONSOLE_LOG",
+    "TRAFFIC",
+    "LOGS",
+    "KAFKA",
+    "FRAUDSCALE_SERVICE_HOST",
+    "FRAUDSCALE_SERVICE_PORT_HTTP",
+    "FRAUDSCALE_PORT",
+    "FRAUDSCALE_PORT_8000_TCP_ADDR",
+    "MLFLOW_PORT_5000_TCP",
+]
+
+
+def test_names_of_others_and_ours_raise_no_doubt():
+    ours = [name for group in SETTINGS for name in group.model_fields]
+    assert list(misspelt([*NEIGHBOURS, *ours, *map(str.upper, ours), SUPERVISED])) == []
+
+
+def test_the_files_of_settings_are_looked_at_too(monkeypatch, tmp_path):
+    (tmp_path / ".env").write_text("KAFKA_TOPICC=a\n")
+    (tmp_path / ".env.local").write_text("KAFKA_GRUOP=b\n")
+    monkeypatch.setenv("KAFKA_PARTITION", "3")
+    assert [doubt.name for doubt in doubts()] == ["KAFKA_GRUOP", "KAFKA_PARTITION", "KAFKA_TOPICC"]
 
 
 @pytest.mark.parametrize(
