@@ -6,7 +6,9 @@ must not die of it.
 
 import socket
 import struct
+import time
 from dataclasses import dataclass
+from math import inf
 from typing import BinaryIO, Final, NamedTuple
 
 ANSWER_SECONDS: Final = 3.0
@@ -98,7 +100,14 @@ def fetch(
 
 
 def first_record(
-    address: tuple[str, int], topic: str, partition: int, start: int, *, committed: bool, most: int = 100
+    address: tuple[str, int],
+    topic: str,
+    partition: int,
+    start: int,
+    *,
+    committed: bool,
+    most: int = 100,
+    until: float = inf,
 ) -> FirstRecord:
     """Find the first record at or behind an offset, which isn't the end of a transaction or rolled back.
 
@@ -109,6 +118,7 @@ def first_record(
         start: the offset.
         committed: as of `fetch`.
         most: batches to look at; without a record in those the look isn't over.
+        until: `time.monotonic()` after which no further batch is asked for; likewise.
 
     Raises:
         OSError: as `fetch`.
@@ -126,6 +136,8 @@ def first_record(
             timestamp = batch.timestamp if batch.timestamp >= 0 else None
             return FirstRecord(max(offset, batch.first), there=True, timestamp=timestamp)
         offset = batch.last + 1
+        if time.monotonic() > until:
+            break
     return FirstRecord(offset, there=False, timestamp=None, over=False)
 
 

@@ -93,7 +93,12 @@ class Scout:
                     OSError
                 ):  # its broker is gone, or another one leads it by now: the next look asks that
                     known = first_record(
-                        leaders[partition], self._topic, partition, known.offset, committed=self._committed
+                        leaders[partition],
+                        self._topic,
+                        partition,
+                        known.offset,
+                        committed=self._committed,
+                        until=until,
                     )
                     self._found[partition] = start, known
         return {p: found for p, (_, found) in self._found.items() if found.over}

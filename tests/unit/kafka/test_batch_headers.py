@@ -2,6 +2,7 @@
 
 import socket
 import struct
+import time
 from contextlib import contextmanager
 from threading import Thread
 
@@ -130,3 +131,12 @@ def test_a_look_ends_after_so_many_batches_and_says_where(monkeypatch):
     monkeypatch.setattr(module, "fetch", ask)
     found = first_record(("h", 9), "in", 0, 4, committed=True, most=3)
     assert found == FirstRecord(7, there=False, timestamp=None, over=False)
+
+
+def test_a_look_whose_time_is_over_ends_behind_the_batch_that_it_is_at(monkeypatch):
+    def ask(address, topic, partition, offset, *, committed):
+        return Fetched(10**9, 10**9, (), batch(offset, offset, control=True))
+
+    monkeypatch.setattr(module, "fetch", ask)
+    found = first_record(("h", 9), "in", 0, 4, committed=True, until=time.monotonic() - 1)
+    assert found == FirstRecord(5, there=False, timestamp=None, over=False)

@@ -93,7 +93,8 @@ def looks(monkeypatch):
     """What looks find, by whether committed, and partition; `asked` has each look."""
     found = SimpleNamespace(asked=[], committed={}, uncommitted={})
 
-    def look(address, topic, partition, offset, *, committed):
+    def look(address, topic, partition, offset, *, committed, until):
+        assert until <= module.time.monotonic() + module.LOOK_SECONDS
         found.asked.append((address, partition, offset))
         answer = (found.committed if committed else found.uncommitted).get(partition)
         if answer is None:
