@@ -115,6 +115,7 @@ CHANGES = [
         ("(kafka_oldest_message_age_seconds) > 60", "(kafka_oldest_message_age_seconds) >= 60"),
         ("offset 15m", "offset 14m"),
         (' or 0 * kafka_offset_resets_total{job="ml-model"}', ""),
+        ('offset 15m <= kafka_offset_resets_total{job="ml-model"}', "offset 15m"),
         ("sum by (namespace, kind) (", "max by (namespace, kind) ("),
         ("max by (namespace, topic, group) (kafka_oldest", "min by (namespace, topic, group) (kafka_oldest"),
         (
