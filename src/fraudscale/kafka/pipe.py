@@ -98,6 +98,11 @@ class Pipe:
         self._fatal = False
         self._suspects = Suspects(settings, log)
 
+    @property
+    def owned(self) -> frozenset[int]:
+        """Our partitions."""
+        return self._owned
+
     def read(self, max_records: int, seconds: float) -> Batch:
         """Wait up to `seconds` for a record; return it with what else is there, or a range that is unreadable, or nothing.
 

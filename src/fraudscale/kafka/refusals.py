@@ -4,7 +4,7 @@ A refused batch is read again. As long as it isn't known which output was refuse
 a request of its own, which names it. A refused score becomes a dead letter, a refused dead letter a smaller one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError
 
 from fraudscale.kafka.dead_letters import DeadLetter
 from fraudscale.kafka.delivery import OutputRefused
-from fraudscale.kafka.headers import SOURCE, source_of
+from fraudscale.kafka.headers import SOURCE, read_source, source_of
 from fraudscale.kafka.messages import Output, Record
 from fraudscale.kafka.plan import Plan
 
@@ -64,6 +64,11 @@ class Refusals:
                 kept.append(output)
         planned.scored, planned.scores, planned.dead = kept, len(kept), letters
 
+    def retain(self, partitions: Collection[int]) -> None:
+        """Forget records of partitions that others own by now: they would never be committed here."""
+        if self._refused:
+            self._refused = {name: x for name, x in self._refused.items() if _partition(name) in partitions}
+
     def forget(self, records: Sequence[Record]) -> None:
         """Forget records that are committed."""
         self.suspects = max(0, self.suspects - len(records))
@@ -81,6 +86,11 @@ class Refusals:
 
 def _name(record: Record) -> str:
     return source_of(record.topic, record.partition, record.offset)
+
+
+def _partition(name: str) -> int | None:
+    source = read_source(name)
+    return source.partition if source else None
 
 
 def _source(output: Output) -> str:

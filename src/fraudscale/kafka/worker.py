@@ -137,6 +137,7 @@ class Worker:
             return
         finally:
             self._active.value = 0
+        self._refusals.retain(self._pipe.owned)
         if self._refusals.pending:
             self._refusals.apply(planned, batch.records, self._settings.dead_letter_topic)
         now, topic = datetime.now(UTC), self._settings.dead_letter_topic

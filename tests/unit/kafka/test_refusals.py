@@ -90,3 +90,16 @@ def test_a_refusal_without_a_name_of_a_batch_that_was_written_singly_leaves_noth
     refusals = Refusals()
     assert refusals.note(OutputRefused("no", records=3)), "written singly it may get a name"
     assert not refusals.note(OutputRefused("no", records=3))
+
+
+def test_what_was_refused_in_a_partition_that_is_gone_is_its_new_owners():
+    refusals = Refusals()
+    for _ in range(MOST_REFUSALS + 1):
+        refusals.note(OutputRefused("no", [(output(1), TOO_LARGE)]))
+    refusals.retain({1, 2})
+    assert not refusals.pending
+    assert refusals.note(OutputRefused("no", [(output(2), TOO_LARGE)])), (
+        "the other's last try says nothing of it"
+    )
+    refusals.retain({0})
+    assert refusals.pending

@@ -22,6 +22,8 @@ from fraudscale.metrics import KafkaMetrics, ModelMetrics
 class FakePipe:
     """Gives the same batches out, and notes what it is asked to do."""
 
+    owned = frozenset({0})
+
     def __init__(self, *batches: Batch, fails: int = 0) -> None:
         self.batches = list(batches)
         self.fails = fails
@@ -111,6 +113,15 @@ def test_a_refused_score_is_found_in_small_batches_and_becomes_a_dead_letter_at_
     ((_, outputs),) = pipe.delivered
     assert [(o.topic, o.key) for o in outputs] == [("in.scored", b"k0"), ("in.dead-letter", b"k1")]
     assert [(x["event"], x.get("retry_seconds")) for x in lines[:2]] == [("batch_not_delivered", 0.0)] * 2
+
+
+def test_what_was_refused_in_a_partition_that_is_gone_is_forgotten(loop):
+    pipe = FakePipe(Batch([record(7)], 0.0))
+    worker, _ = loop(pipe)
+    lost = Output("in.scored", b"k", b"v", [("source-record", "in/3/1")])
+    worker._refusals.note(OutputRefused("no", [(lost, KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))]))
+    worker.step()
+    assert not worker._refusals.pending
 
 
 def test_a_range_that_nobody_can_read_is_one_dead_letter_and_counted_by_record(loop):
