@@ -60,7 +60,7 @@ def _decode(content: bytes) -> str:
         if content.startswith(begin):
             raise CsvError("", reason)
     if b"\0" in content:
-        raise CsvError("", f"holds a NUL at byte {content.index(0)}: if {_UTF_16}")
+        raise CsvError("", f"holds a NUL at byte {content.index(0)}; if it is UTF-16, save it as UTF-8")
     try:
         text = content.decode()
     except UnicodeDecodeError as error:

@@ -44,7 +44,7 @@ BAD = {
     "bars": ("\n\na|b\r1|2\r", "line 1: columns are separated by bars"),
     "UTF-16": ("a,b\n".encode("utf-16"), "it is UTF-16; save it as UTF-8"),
     "UTF-16, the other way round": (codecs.BOM_UTF16_BE + "a".encode("utf-16-be"), "it is UTF-16"),
-    "UTF-16 without a mark": ("a,b\n".encode("utf-16-le"), "holds a NUL at byte 1: if it is UTF-16; save it"),
+    "UTF-16 without a mark": ("a,b\n".encode("utf-16-le"), "holds a NUL at byte 1; if it is UTF-16, save it"),
     "Latin-1": ("a,größe\n".encode("latin-1"), "not UTF-8: invalid start byte at byte 4; save it as UTF-8"),
     "Latin-1 behind a mark": (codecs.BOM_UTF8 + b"a\xff", "not UTF-8: invalid start byte at byte 4"),
     "Excel": (b"PK\x03\x04\x14", "it is a ZIP archive, as an Excel file is; export it as CSV"),
