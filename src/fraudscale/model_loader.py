@@ -112,6 +112,8 @@ class ModelLoader:
         self._fetch = fetch
         self._clock = clock
         self._serving: Version | None = None
+        self._asked_by_alias: WantedVersion | None = None
+        """By the registry's last answer: a pin may go while it is down."""
         self._lost: str | None = None
         """Why the registry gave no answer; None once it did."""
         self._back_off = _BackOff(settings.model_poll_seconds)
@@ -172,10 +174,12 @@ class ModelLoader:
     def _follow_registry(self, *, decides: bool) -> None:
         """Load what the alias points to; where a pin decides, that is a way out for who has nothing to serve."""
         answer = self._answer_of_registry()
+        if answer is not None:
+            self._asked_by_alias = WantedVersion(answer.version, self._alias)
+        if decides and self._asked_by_alias is not None:
+            self._want(*self._asked_by_alias)
         if answer is None:
             return
-        if decides:
-            self._want(answer.version, self._alias)
         self._back_off.about("registry", str(answer))
         if isinstance(answer, ModelUnknown):
             self._attempt(f"registry {answer}", "registry", lambda: _refuse(answer))

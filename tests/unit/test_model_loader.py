@@ -558,6 +558,18 @@ def test_a_pin_is_what_is_wanted_even_if_only_the_registry_has_something_to_serv
     assert replica.wanted == [("1", "champion")]
 
 
+def test_without_the_pin_the_registrys_last_answer_is_wanted_even_while_it_is_down(
+    registry, replica, cache, down
+):
+    serve_two(registry, replica)
+    (cache / "pin").write_text("1")
+    registry.error = down
+    replica.check()
+    (cache / "pin").unlink()
+    replica.check()
+    assert (replica.serving, replica.wanted) == ("1", [("2", "champion")])
+
+
 def test_a_pin_that_is_written_again_is_tried_at_once(registry, replica, cache):
     serve_two(registry, replica)
     for _ in range(2):

@@ -209,7 +209,9 @@ def _add(columns: dict[str, list[float]], row: list[str], place: str, file: str)
         except ValueError as error:
             raise TraceError(file, f"{place}, {name}", f"{text!r:.60} is not a number{hint(text)}") from error
         if not math.isfinite(value) or (value < 0 and name != "t_s"):
-            raise TraceError(file, f"{place}, {name}", f"{text.strip():.60} is not a finite number of at least 0")
+            raise TraceError(
+                file, f"{place}, {name}", f"{text.strip():.60} is not a finite number of at least 0"
+            )
         if name == "t_s" and values and value <= values[-1]:
             raise TraceError(
                 file, f"{place}, t_s", f"{value:g} is not after the {values[-1]:g} of the row before"
