@@ -44,10 +44,22 @@ def test_a_replicas_kafka_consumer_opens_nothing(routes):
     assert routes.open_slots({"replica-1/stream": slot(7, State.READY)}) == set()
 
 
-def test_a_balancer_that_is_not_there_is_tried_again(routes):
-    for _ in range(3):
-        routes.follow({"haproxy": slot(1, State.STARTING), "replica-1/serve": slot(7, State.READY)})
-    routes.follow({})
+def test_a_balancer_that_is_not_there_is_tried_again_until_it_was_told_and_then_left_alone(routes, tmp_path):
+    managed = {"haproxy": slot(1, State.STARTING), "replica-1/serve": slot(7, State.READY)}
+    routes.follow(managed)
+    assert isinstance(routes._telling[1].exception(10), OSError)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "control"))
+        listener.listen()
+        routes.follow(managed)
+        told = _answer(listener, b"")
+        assert routes._telling[1].exception(10) is None
+    assert b"replica-1 state ready; " in told
+    assert b"replica-2 state maint" in told
+    routes.follow(managed)
+    assert routes._telling is None
+    routes.follow(managed | {"haproxy": slot(2, State.STARTING)})
+    assert routes._telling is not None, "a new balancer has forgotten all"
 
 
 def test_a_balancer_that_refuses_is_no_balancer_that_was_told(tmp_path):
@@ -64,5 +76,6 @@ def test_a_balancer_that_refuses_is_no_balancer_that_was_told(tmp_path):
 def _answer(listener, said):
     connection, _ = listener.accept()
     with connection:
-        connection.recv(65536)
+        asked = connection.recv(65536)
         connection.sendall(said)
+    return asked
