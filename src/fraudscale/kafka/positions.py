@@ -52,17 +52,20 @@ class Positions:
             beginning: the first offset that a partition still has.
         """
         resets = []
+        # a look at where a partition begins is dear for every batch: it is taken where an offset is missing
+        moved = sum(offset - self._expected.get(partition, 0) for partition, offset in following.items())
+        gapless = moved == len(batch.records)
         for partition, offset in following.items():
             expected = self._expected.get(partition, -1)  # the group had no commit here
             self._expected[partition] = offset
-            low = beginning(partition)
-            if low <= expected < offset and partition not in self._sought:
+            follows = offset > expected and partition not in self._sought
+            if follows and (gapless or beginning(partition) <= expected):
                 continue  # nearly every batch; looking for its first record would take a while
             self._sought.discard(partition)
             first = _first(batch, partition)
             if first < expected:
                 resets.append(OffsetReset("back", partition, expected, first))
-            elif first > expected and low > expected >= 0:
+            elif first > expected >= 0 and (low := beginning(partition)) > expected:
                 resets.append(OffsetReset("lost", partition, expected, low))
         return resets
 

@@ -58,6 +58,19 @@ def test_what_can_not_be_read_is_where_its_range_begins(positions):
     assert follow_range(positions, 21, 30, low=9) == []
 
 
+def test_where_no_offset_is_missing_nobody_asks_where_a_partition_begins(positions):
+    asked = []
+
+    def beginning(partition):
+        asked.append(partition)
+        return 0
+
+    for places in ([(0, 5), (1, 3)], [(0, 6), (1, 4), (1, 5)], [(0, 7), (1, 7)]):
+        batch = batch_of(*places)
+        positions.follow(batch, batch.next_offsets(), beginning)
+    assert asked == [1, 0, 1], "a partition without a commit, then those of a batch with a gap"
+
+
 @pytest.mark.parametrize("low", [0, 5])
 def test_one_whose_commit_is_still_there_lost_none(positions, low):
     assert follow(positions, (0, 8), low=low) == []
