@@ -38,7 +38,7 @@ SVG = """<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http:/
 
 def run_platform() -> tuple[list[str], str]:
     """Start the platform, let some traffic flow, ask, stop: the lines of its terminal, and the answer."""
-    ports = Ports.at(LocalSettings.read().fraudscale_port_base)
+    ports = Ports.of(LocalSettings.read())
     up = subprocess.Popen(
         [sys.executable, "-m", "fraudscale.cli", "up"],
         stdout=subprocess.PIPE,

@@ -267,7 +267,7 @@ def rules(
     from fraudscale.local.install.ports import HOST, Ports
 
     local = local_settings(time_scale)
-    console = f"http://{HOST}:{Ports.at(local.fraudscale_port_base).console}"
+    console = f"http://{HOST}:{Ports.of(local).console}"
     print(alert_rules.render(AlertSettings.read(), console, local.time_scale), end="")
 
 

@@ -146,7 +146,7 @@ class HttpSettings(Settings):
     http_host: str = "127.0.0.1"
     """Address to listen on; a container sets 0.0.0.0."""
     http_port: Port = 8101
-    """Port to listen on."""
+    """Port to listen on. `make up` gives each replica one of its own."""
     max_body_bytes: int = Field(1024 * 1024, ge=1024, le=64 * 1024 * 1024)
     """Largest request body, bytes. A longer one gets 413."""
     body_timeout_seconds: float = Field(10, gt=0, le=300)
@@ -179,7 +179,7 @@ class MetricsSettings(Settings):
     metrics_host: str = "127.0.0.1"
     """Address to listen on; a container sets 0.0.0.0."""
     metrics_port: Port = 8201
-    """Port of `/metrics`, `/livez` and `/readyz`."""
+    """Port of `/metrics`, `/livez` and `/readyz`. `make up` gives each process one of its own."""
 
 
 class ModelSettings(Settings):
@@ -338,6 +338,8 @@ class LocalSettings(Settings):
     """Folder for downloads, shared by all clones."""
     maven_repository: HttpUrl = "https://repo.maven.apache.org/maven2"
     """Source of Kafka's jars. A mirror will do: the sha256 of every file is checked."""
+    console_port: Port | None = None
+    """Port of the console; the address is 127.0.0.1. Unset: 8080, or its place in the block of FRAUDSCALE_PORT_BASE."""
     fraudscale_traffic: bool = True
     """Send sample transactions, 20/s over HTTP and 50/s over Kafka."""
     fraudscale_kafka: KafkaMode = "kraft"
@@ -464,8 +466,6 @@ class AlertSettings(Settings):
 class ConsoleSettings(Settings):
     """The console: a web page that shows the platform."""
 
-    console_port: Port = 8080
-    """Port to listen on; the address is 127.0.0.1."""
     dashboard_file: File = Path("monitoring/dashboards/ml-model-dashboard.json")
     """Dashboard to draw, as Grafana exports it. `make up` uses the one with the links of this machine."""
 

@@ -165,7 +165,10 @@ def test_fetch_model_prints_the_folder(run, called, home):
 
 def test_files_are_rendered_with_the_settings(run, monkeypatch):
     monkeypatch.setenv("RUNBOOK_URL", "https://wiki/rb")
-    assert "https://wiki/rb/Watchdog.md" in run("render", "rules").output
+    monkeypatch.setenv("CONSOLE_PORT", "8090")
+    rules = run("render", "rules").output
+    assert "https://wiki/rb/Watchdog.md" in rules
+    assert "http://127.0.0.1:8090" in rules
     assert "Time runs 10 times as fast here." in run("render", "rules", "--time-scale", 10).output
     assert "group_wait: 3s" in run("render", "alertmanager", "--time-scale", 10).output
     assert json.loads(run("render", "dashboard").output)["links"][0]["url"] == "https://wiki/rb/README.md"

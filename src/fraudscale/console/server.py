@@ -163,7 +163,7 @@ def run(settings: ConsoleSettings, local: LocalSettings, log_settings: LogSettin
     with StopSignals() as signals:
         log = logs.set_up(log_settings, process="console")
         # A console that was started by hand shows the platform that will come.
-        ports = Ports.at(local.fraudscale_port_base)
+        ports = Ports.of(local)
         prometheus = running.find(local).prometheus or f"http://{HOST}:{ports.prometheus}"
         console = Console(
             pages(checkout() / RUNBOOKS),
@@ -171,9 +171,9 @@ def run(settings: ConsoleSettings, local: LocalSettings, log_settings: LogSettin
             local.fraudscale_home,
             Prometheus(prometheus),
         )
-        server = create_server(settings.console_port, console)
+        server = create_server(ports.console, console)
         server.start()
-        log.info("console_started", address=f"http://{HOST}:{settings.console_port}", prometheus=prometheus)
+        log.info("console_started", address=f"http://{HOST}:{ports.console}", prometheus=prometheus)
         signals.stop.wait()
         server.stop()
     return 0

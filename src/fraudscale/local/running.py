@@ -84,7 +84,7 @@ class Running:
 
     @property
     def _ports(self) -> Ports:
-        return Ports.at(self.local.fraudscale_port_base)
+        return Ports.of(self.local)
 
     def _at(self, component: str, port: int, name: str) -> str:
         if component in self.addresses:
@@ -192,7 +192,7 @@ def get_json(address: str, path: str, query: Mapping[str, str] | None = None) ->
 
 def log_store(local: LocalSettings) -> str:
     """Where the store of log lines answers: yours, or the one that `up` starts."""
-    return local.opensearch_endpoint or f"http://{HOST}:{Ports.at(local.fraudscale_port_base).opensearch}"
+    return local.opensearch_endpoint or f"http://{HOST}:{Ports.of(local).opensearch}"
 
 
 def open_log_store(home: Path, settings: CentralLogSettings) -> Store | None:

@@ -83,7 +83,7 @@ def _prepare(
     manifests.read(local)
     rules.read(alerts)
     tools = fetch_all(local, terminal.say)
-    blueprint = Blueprint(local, model, kafka, http, alerts, tools, Ports.at(local.fraudscale_port_base))
+    blueprint = Blueprint(local, model, kafka, http, alerts, tools, Ports.of(local))
     ensure_free(assembly.ports_needed(blueprint))
     assembly.prepare(blueprint)
     return blueprint

@@ -334,8 +334,8 @@ def test_the_console_answers_until_a_signal_and_closes_its_port(tmp_path, capfdb
 
     asking = threading.Thread(target=ask_and_signal, daemon=True)
     asking.start()
-    settings = ConsoleSettings(_env_file=None, console_port=port)
-    local = LocalSettings(_env_file=None, fraudscale_home=tmp_path)
+    settings = ConsoleSettings(_env_file=None)
+    local = LocalSettings(_env_file=None, fraudscale_home=tmp_path, console_port=port)
     assert server.run(settings, local, LogSettings(_env_file=None, log_format="json")) == 0
     asking.join()
     assert answered == [200]

@@ -185,6 +185,16 @@ def test_a_taken_port_is_named_with_the_remedy(start, tmp_path, monkeypatch):
             start(local)
 
 
+def test_the_consoles_port_must_be_free_where_it_is_set(start, tmp_path, monkeypatch):
+    monkeypatch.setattr(up, "fetch_all", lambda *_: SimpleNamespace(grafana=None, alertmanager=None))
+    with claim_block() as base, socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("CONSOLE_PORT", str(port))
+        local = LocalSettings.read(fraudscale_home=tmp_path, fraudscale_port_base=base)
+        with pytest.raises(PortsTaken, match=rf"port {port} \(console\) is held by"):
+            start(local)
+
+
 def test_a_hang_up_that_nohup_ignores_stays_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     asked = threading.Event()

@@ -70,7 +70,7 @@ def examine(local: LocalSettings, model: ModelSettings, kafka: KafkaSettings) ->
         *(_opensearch(downloads) if local.starts_opensearch else ()),
         *(_program(packages, p) for p in debian.PROGRAMS),
         _libgomp(packages),
-        *_ports(ports.Ports.at(local.fraudscale_port_base).needed(unused, local.kafka, local.logs)),
+        *_ports(ports.Ports.of(local).needed(unused, local.kafka, local.logs)),
         memory(_memory()),
         *_room(local),
     ]

@@ -6,13 +6,13 @@ import socket
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Final, Self
 
 import psutil
 
-from fraudscale.config import KafkaMode, LogStore
+from fraudscale.config import KafkaMode, LocalSettings, LogStore, SettingsError
 from fraudscale.errors import FraudscaleError
 
 HOST: Final = "127.0.0.1"
@@ -67,6 +67,21 @@ class Ports:
         }
         offsets = [*range(11), *range(30, BLOCK)]  # between them are the slots
         return cls(**slots, **{name: base + offset for name, offset in zip(single, offsets, strict=False)})  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, local: LocalSettings) -> Self:
+        """The table that the settings say.
+
+        Raises:
+            SettingsError: the console would have another component's port.
+        """
+        ports = cls.at(local.fraudscale_port_base)
+        if local.console_port is None:
+            return ports
+        holders = {port: name for name, port in ports.named().items() if name != "console"}
+        if holder := holders.get(local.console_port):
+            raise SettingsError(f"CONSOLE_PORT={local.console_port}: is the port of {holder}; set another")
+        return replace(ports, console=local.console_port)
 
     def named(self) -> dict[str, int]:
         """Name → port; the slots' names are `serve-1`, `stream-1` and so on."""

@@ -76,6 +76,14 @@ def test_grafanas_port_is_wanted_only_where_there_is_a_grafana(examine, monkeypa
             assert f"port {port} (grafana)" in examine(fraudscale_port_base=base)["port"].detail
 
 
+def test_the_consoles_port_is_the_one_that_is_set(examine):
+    with claim_block() as base, socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert (
+            f"port {port} (console)" in examine(fraudscale_port_base=base, console_port=port)["port"].detail
+        )
+
+
 def test_a_kafka_of_somebody_else_needs_no_java(examine):
     assert "Java" in examine()
     assert "Java" not in examine(kafka={"kafka_bootstrap_servers": "broker:9092"})

@@ -3,6 +3,7 @@ import socket
 
 import pytest
 
+from fraudscale.config import LocalSettings, SettingsError
 from fraudscale.local.install import ports
 from fraudscale.local.install.ports import Ports, PortsTaken, claim_block, ensure_free, taken
 
@@ -27,6 +28,20 @@ def test_a_base_moves_every_port_into_one_block_without_doubles():
     assert table.keys() == Ports().named().keys()
     assert set(table.values()) <= set(range(21_000, 21_000 + ports.BLOCK))
     assert len(set(table.values())) == len(table)
+
+
+@pytest.mark.parametrize("base", [None, 21_000])
+def test_a_console_port_moves_the_console_and_nothing_else(base):
+    usual = Ports.at(base).named()
+    assert Ports.of(LocalSettings(fraudscale_port_base=base)).named() == usual
+    moved = Ports.of(LocalSettings(fraudscale_port_base=base, console_port=8090)).named()
+    assert moved == usual | {"console": 8090}
+
+
+def test_a_console_port_may_be_the_consoles_own_and_no_other_components():
+    assert Ports.of(LocalSettings(console_port=8080)) == Ports()
+    with pytest.raises(SettingsError, match=r"^CONSOLE_PORT=9092: is the port of kafka; set another$"):
+        Ports.of(LocalSettings(console_port=9092))
 
 
 def test_every_replica_that_may_come_has_its_ports():
