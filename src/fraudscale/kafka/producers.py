@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.client import (
@@ -73,7 +73,8 @@ class Sender:
     def __init__(self, settings: KafkaSettings, name: str) -> None:
         # they are few, and who sends wants to know when the broker takes none, and when it does again
         more = {"message.timeout.ms": DELIVERY_SECONDS * 1000, "delivery.report.only.error": False}
-        self._producer = idempotent_producer(settings, name, more)
+        self._make = lambda: idempotent_producer(settings, name, more)
+        self._producer = self._make()
         self._failure: KafkaError | None = None
         """Of the last record whose fate is known."""
 
@@ -81,8 +82,8 @@ class Sender:
         """Take a record on.
 
         Raises:
-            BrokerUnavailable: so many wait for the broker that there is no room; or this one waits too, and the last one
-                of which we know was given up.
+            BrokerUnavailable: so many wait for the broker that there is no room; or the producer takes none; or this one
+                waits too, and the last one of which we know was given up.
         """
         self._producer.poll(0)
         try:
@@ -91,6 +92,12 @@ class Sender:
             raise BrokerUnavailable(
                 "the producer's queue is full, and the broker takes no records"
             ) from error
+        except KafkaException as error:
+            reason = error.args[0]
+            if reason.fatal() or reason.code() == KafkaError._FATAL:  # noqa: SLF001
+                # such as after a broker came back without our last records: this producer takes nothing more
+                self._producer = self._make()
+            raise BrokerUnavailable(f"the broker takes no records: {reason.str()}") from error
         if self._failure is not None:
             raise BrokerUnavailable(f"the broker takes no records: {self._failure.str()}")
 

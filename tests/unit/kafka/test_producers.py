@@ -2,7 +2,7 @@
 
 import pytest
 from confluent_kafka import KafkaError
-from fake_clients import FakeMessage, FakeProducer
+from fake_clients import FakeMessage, FakeProducer, failure
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka import producers
@@ -44,6 +44,20 @@ def test_a_sender_whose_records_are_given_up_says_so_until_one_is_taken(fake):
     sender.send("in", "k", b"v")
     assert fake.names() == ["produce"] * 4
     assert fake.settings["delivery.report.only.error"] is False
+
+
+@pytest.mark.parametrize(
+    ("code", "made"), [(KafkaError._FATAL, 2), (KafkaError._STATE, 1)], ids=["fatal", "other"]
+)
+def test_a_sender_says_what_its_producer_raises_and_replaces_one_that_is_spent(monkeypatch, code, made):
+    producers_made = [FakeProducer(produce=[failure(code), None]), FakeProducer()]
+    left = iter(producers_made)
+    monkeypatch.setattr(producers, "Producer", lambda _: next(left))
+    sender = Sender(KafkaSettings(), "name")
+    with pytest.raises(BrokerUnavailable, match="takes no records"):
+        sender.send("in", "k", b"v")
+    sender.send("in", "k", b"v")
+    assert len(list(left)) == 2 - made
 
 
 def test_a_timed_sender_hardly_lingers_and_waits_for_room(fake):
