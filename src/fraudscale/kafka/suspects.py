@@ -99,6 +99,7 @@ class Suspects:
     def read(self, consumer: Consumer, max_records: int) -> tuple[Batch, TopicPartition | None]:
         """Let a child read: return what it gave or couldn't read, and a partition with the offset where we go on ourselves."""
         partition, place = next(iter(self._places.items()))
+        self._places[partition] = self._places.pop(partition)  # to the end: they take turns
         found = read_apart(self._client, self._topic, partition, place.offset)
         batch = Batch(found.records[:max_records], time.perf_counter())
         if batch.records:

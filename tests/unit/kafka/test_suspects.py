@@ -212,3 +212,19 @@ def test_a_child_that_can_not_read_at_all_is_told_and_proves_nothing(reads):
     _, found = reads(*[Apart([], SILENT, "no child can be started")] * 3)
     assert [batch.unreadable for batch, _ in found] == [None] * 3
     assert [line["reason"] for line in reads.log] == ["no child can be started"]
+
+
+def test_suspects_take_turns(suspects, monkeypatch):
+    """One whose leader is away must not keep a child from the others."""
+    asked = []
+
+    def read_apart(client, topic, partition, offset):
+        asked.append(partition)
+        return Apart([], SILENT)
+
+    monkeypatch.setattr(module, "read_apart", read_apart)
+    commits = [commit(5, begun(DEATHS)), SimpleNamespace(**vars(commit(5, begun(DEATHS))) | {"partition": 1})]
+    suspects.begin(FakeConsumer(), commits)
+    for _ in range(4):
+        suspects.read(FakeConsumer(), 100)
+    assert asked == [0, 1, 0, 1]
