@@ -1,6 +1,7 @@
 """Producers: of transactions, and of single records for sample traffic and load tests."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Producer
@@ -73,7 +74,7 @@ class Sender:
     def __init__(self, settings: KafkaSettings, name: str) -> None:
         # they are few, and who sends wants to know when the broker takes none, and when it does again
         more = {"message.timeout.ms": DELIVERY_SECONDS * 1000, "delivery.report.only.error": False}
-        self._make = lambda: idempotent_producer(settings, name, more)
+        self._make = partial(idempotent_producer, settings, name, more)
         self._producer = self._make()
         self._failure: KafkaError | None = None
         """Of the last record whose fate is known."""
