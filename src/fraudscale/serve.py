@@ -2,10 +2,11 @@
 
 import time
 from types import FrameType
+from typing import Any
 
 import httptools
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from fraudscale import metrics
 from fraudscale.api import create_api
@@ -149,6 +150,20 @@ class HttpProtocol(HttpToolsProtocol):
     JDK's HttpClient offers `Upgrade: h2c` with each request. The parser ends such a request at its head, whatever body
     follows; so the head is parsed again without the offer, which a server may ignore (RFC 9110, 7.8).
     """
+
+    _running: RequestResponseCycle | None = None
+    """The request that is worked on; uvicorn's `cycle` is the last one that came, which may be queued behind it."""
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is worked on too: it would write to a connection that is gone."""
+        super().connection_lost(exc)
+        if self._running:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()

@@ -134,3 +134,28 @@ def test_a_port_that_is_taken_is_named_with_its_setting():
 def test_another_programs_number_of_workers_is_not_read(monkeypatch):
     monkeypatch.setenv("WEB_CONCURRENCY", "auto")
     assert DrainingServer(None, Drain(0), 1).config.workers == 1
+
+
+def test_a_client_that_hangs_up_with_requests_queued_is_told_to_the_one_that_runs_and_no_error(caplog):
+    begun, told = threading.Event(), threading.Event()
+
+    async def waiting(scope, receive, send):
+        await receive()
+        begun.set()
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"late"})
+        told.set()
+
+    server = DrainingServer(waiting, Drain(0), 1)
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    with socket.create_connection(listener.getsockname()) as client:
+        client.sendall(3 * b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert begun.wait(10)
+    is_told = told.wait(10)
+    server.should_exit = True
+    thread.join(20)
+    assert is_told
+    assert caplog.text == ""
