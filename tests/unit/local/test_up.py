@@ -379,7 +379,7 @@ def test_rules_that_cannot_be_read_are_told_before_anything_starts(local):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("OTEL_TRACES_SAMPLER_ARG", "2"),
+        ("TRACE_CALLERS_PER_SECOND", "-1"),
         ("LOG_PREDICTIONS_SAMPLE", "x"),
         ("OPENSEARCH_ENDPOINT", "foo"),
         ("CPU_REQUEST_MILLICORES", "0"),
