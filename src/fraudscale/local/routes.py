@@ -38,27 +38,35 @@ class Routes:
         self._control = control
         self._holders: dict[int, int] = {}
         self._told: _Told | None = None
+        self._refusal: str | None = None
         self._telling: tuple[_Told, Future[None]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="routes")
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
-    def follow(self, managed: Mapping[str, ManagedComponent]) -> None:
-        """Tell the balancer what is new. It may not listen yet, or hang: then the next call tries again."""
+    def follow(self, managed: Mapping[str, ManagedComponent]) -> str | None:
+        """Tell the balancer what is new; return what it refuses, once.
+
+        It may not listen yet, or hang: then the next call tries again.
+        """
         slots, balancer = self.open_slots(managed), managed.get("haproxy")
         if self._telling is not None:
             told, answer = self._telling
             if not answer.done():
-                return
+                return None
             self._telling = None
-            if answer.exception() is None:
+            if (error := answer.exception()) is None:
                 self._told = told
+            elif isinstance(error, NotTold) and str(error) != self._refusal:
+                self._refusal = str(error)
+                return self._refusal
         if balancer is None or balancer.pid is None:
-            return
+            return None
         wanted = _Told(balancer.pid, slots)
         if wanted != self._told:
             self._telling = wanted, self._thread.submit(tell, self._control, slots)
+        return None
 
     def open_slots(self, managed: Mapping[str, ManagedComponent]) -> frozenset[int]:
         """Return the slots (1, 2 …) whose present process was ready once; it may be busy, or draining."""

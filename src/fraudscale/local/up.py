@@ -148,7 +148,8 @@ class Platform:
                 (self._supervisor.force if self._supervisor.stopping else self._supervisor.stop)()
             self._reconcile_replicas()
             self._supervisor.step()
-            self._routes.follow(self._supervisor.managed)
+            if refusal := self._routes.follow(self._supervisor.managed):
+                self._report(SupervisorEvent("balancer_refuses", "haproxy", "error", {"reason": refusal}))
             if time.monotonic() >= self._next_housekeeping:
                 self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                 machine.rotate(self._logs)

@@ -62,6 +62,19 @@ def test_a_balancer_that_is_not_there_is_tried_again_until_it_was_told_and_then_
     assert routes._telling is not None, "a new balancer has forgotten all"
 
 
+def test_what_a_balancer_refuses_is_told_once(routes, monkeypatch):
+    def refuse(control, slots):
+        raise NotTold("No such server")
+
+    monkeypatch.setattr("fraudscale.local.routes.tell", refuse)
+    managed, said = {"haproxy": slot(1, State.READY)}, []
+    for _ in range(4):
+        said.append(routes.follow(managed))
+        if routes._telling is not None:
+            routes._telling[1].exception(10)
+    assert said == [None, "No such server", None, None]
+
+
 def test_a_balancer_that_refuses_is_no_balancer_that_was_told(tmp_path):
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "control"))
