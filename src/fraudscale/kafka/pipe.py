@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.client import (
@@ -346,10 +346,21 @@ class Pipe:
         new = {p.partition for p in partitions}
         self._joined = True
         # from the end on: nothing must be fetched, which may kill us, before it is paused
-        consumer.incremental_assign([self._partition(p, OFFSET_END) for p in new])
+        consumer.incremental_assign([self._partition(p, self._end(consumer, p)) for p in new])
         self._own(self._owned | new)
         self._pause(new)
         self._note_change("assigned", new)
+
+    def _end(self, consumer: Consumer, partition: int) -> int:
+        """Ask where a partition ends.
+
+        By OFFSET_END the client would ask itself, and its answer may come after our seek and undo it: records are
+        passed over then (librdkafka 2.16).
+        """
+        try:
+            return consumer.get_watermark_offsets(self._partition(partition), LOOK_UP_SECONDS)[1]
+        except KafkaException:  # who doesn't answer gives no records either, before it is paused
+            return 0
 
     def _unassigned(self, kind: str, partitions: Iterable[TopicPartition]) -> None:
         """Called by the client from within `read` or `close`: no batch is being scored, but one may commit."""

@@ -51,6 +51,7 @@ class FakeConsumer:
         self.unstable = set()
         self.paused = set()
         self.sought = []
+        self.leaderless = set()
         self.closed = False
 
     def consume(self, count, seconds):
@@ -65,6 +66,7 @@ class FakeConsumer:
 
     def incremental_assign(self, places):
         """What is assigned is read at once."""
+        self.assigned = [(p.partition, p.offset) for p in places]
 
     def pause(self, places):
         self.paused |= {p.partition for p in places}
@@ -79,7 +81,9 @@ class FakeConsumer:
         """Every record came from a leader of epoch 9."""
         return [TopicPartition("in", p.partition, 0, leader_epoch=9) for p in places]
 
-    def get_watermark_offsets(self, place, cached):
+    def get_watermark_offsets(self, place, seconds=None, *, cached=False):
+        if place.partition in self.leaderless:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
         return self.low, 1000
 
     low = 0
@@ -127,6 +131,15 @@ def test_records_of_a_partition_that_is_revoked_during_the_read_are_left_to_its_
     with capture_logs():
         batch = pipe.read(10, 0)
     assert (places(batch), consumer.sought) == ([(1, 7)], [])
+
+
+def test_a_partition_is_assigned_at_its_end_in_numbers():
+    """The client looks a logical end up, and its late answer would undo the seek to the commit."""
+    consumer = FakeConsumer([])
+    consumer.leaderless = {1}
+    with capture_logs():
+        pipe_on(consumer, set())._assigned(consumer, [TopicPartition("in", p) for p in (0, 1)])
+    assert (consumer.assigned, consumer.paused) == ([(0, 1000), (1, 0)], {0, 1})
 
 
 def test_records_of_a_partition_that_comes_back_during_the_read_are_read_again():
