@@ -315,6 +315,8 @@ def errors_in_one_line() -> Iterator[None]:
         message, code = str(error), error.exit_code
     except OSError as error:
         message, code = _of_system(error)
+    else:
+        return
     print(f"fraudscale: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 

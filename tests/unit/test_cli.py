@@ -307,3 +307,8 @@ def test_an_error_is_one_line_and_an_exit_code(called, monkeypatch, capsys, erro
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (code, said)
+
+
+def test_without_an_error_the_program_goes_on():
+    with cli.errors_in_one_line():
+        pass
