@@ -51,9 +51,10 @@ def balanced(ports, folder):
     settings = HttpSettings(_env_file=None)
     for name, content in haproxy.error_files(settings).items():
         (folder / name).write_text(content)
-    config = haproxy.cfg(ports, folder, settings, trusted_clients="127.0.0.1", exports=False)
-    # only the slot that is there, so that a busy machine tries no other
-    (folder / "haproxy.cfg").write_text(re.sub(r"(?m)^ +server replica-[2-6].*\n?", "", config))
+    config = haproxy.cfg(ports, folder, settings, run_id="run", trusted_clients="127.0.0.1", exports=False)
+    # only the slot that is there, so that a busy machine tries no other; nobody is here to open it
+    config = re.sub(r"(?m)^ +server replica-[2-6].*\n?", "", config).replace(" disabled", "")
+    (folder / "haproxy.cfg").write_text(config)
     packages = Packages(DownloadFolder(LocalSettings.read().fraudscale_cache, print))
     program = packages.programs((HAPROXY,))[HAPROXY]
     libraries = "" if found(HAPROXY) else packages.libraries(HAPROXY.package)
