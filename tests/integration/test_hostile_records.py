@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
 from structlog.testing import capture_logs
-from test_stream_kafka import Door, committed, model, process, produce, read, settings, value, wait_for
+from test_stream_kafka import Door, committed, model, produce, read, settings, value, wait_for
 
 from fraudscale.kafka.replay import ReplayFilter, ReplayResult, run
 from fraudscale.kafka.watermarks import Watermarks
@@ -134,28 +134,3 @@ def test_what_the_client_can_not_unpack_is_skipped_and_its_neighbours_are_scored
     assert (line["first_offset"], line["last_offset"]) == (1, 110)
     assert "110 records" in line["reason"]
     assert "zstd" in line["reason"]
-
-
-SMALL = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (600 * 2**20,) * 2);"
-"""As in a pod: who takes more is killed."""
-
-
-@pytest.mark.slow
-def test_two_scorers_die_of_what_unpacks_to_too_much_and_the_third_skips_it(
-    settings, kafka, make_artifact, tmp_path
-):
-    """Nor does who only looks at what waits, as each scorer and the autoscaler do."""
-    send(settings, (b"before", value(1)))
-    bomb(settings, "gzip", 400)
-    send(settings, (b"after", value(2)))
-    deaths = 0
-    for attempt in range(6):
-        with process(settings, kafka, make_artifact, tmp_path / str(attempt), SMALL) as running:
-            wait_for(lambda: running.poll() is not None or sum(committed(settings).values()) == 402, 120)
-            deaths += running.poll() is not None
-            if running.poll() is None:
-                break
-    assert deaths == 2
-    assert sorted(m.key() for m in read(settings, settings.scored_topic, 2)) == [b"after", b"before"]
-    (headers,) = headers_of(settings, 1)
-    assert (headers["reason"], headers["last-offset"]) == (b"unreadable", b"400")

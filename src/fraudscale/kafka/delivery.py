@@ -146,28 +146,6 @@ class Delivery:
             raise
         self._open_aborted = True
 
-    def commit_alone(self, offsets: list[TopicPartition], group: Callable[[], GroupMetadata]) -> None:
-        """Commit offsets without outputs, at once; nothing is in flight.
-
-        Our own transaction, since a plain commit could overtake it or come after it.
-
-        Raises:
-            KafkaException: it failed, and the producer is dropped.
-        """
-        producer, member = self._producer, group()
-        assert producer is not None  # noqa: S101 - it was granted
-
-        def commit() -> None:
-            producer.begin_transaction()
-            producer.send_offsets_to_transaction(offsets, member, TRANSACTION_SECONDS)
-            producer.commit_transaction(TRANSACTION_SECONDS)
-
-        try:
-            within(ABORT_SECONDS, commit)
-        except KafkaException:
-            self._producer = None
-            raise
-
     def begin(
         self,
         records: int,

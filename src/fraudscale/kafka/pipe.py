@@ -345,22 +345,11 @@ class Pipe:
         """
         new = {p.partition for p in partitions}
         self._joined = True
-        # from the end on: nothing must be fetched, which may kill us, before it is paused
-        consumer.incremental_assign([self._partition(p, self._end(consumer, p)) for p in new])
+        # in numbers: a logical offset the client looks up itself, and its late answer would undo our seek
+        consumer.incremental_assign([self._partition(p) for p in new])
         self._own(self._owned | new)
         self._pause(new)
         self._note_change("assigned", new)
-
-    def _end(self, consumer: Consumer, partition: int) -> int:
-        """Ask where a partition ends.
-
-        By OFFSET_END the client would ask itself, and its answer may come after our seek and undo it: records are
-        passed over then (librdkafka 2.16).
-        """
-        try:
-            return consumer.get_watermark_offsets(self._partition(partition), LOOK_UP_SECONDS)[1]
-        except KafkaException:  # who doesn't answer gives no records either, before it is paused
-            return 0
 
     def _unassigned(self, kind: str, partitions: Iterable[TopicPartition]) -> None:
         """Called by the client from within `read` or `close`: no batch is being scored, but one may commit."""
@@ -416,7 +405,7 @@ class Pipe:
             return False
         try:
             found = commits(consumer, [self._partition(p) for p in self._paused], LOOK_UP_SECONDS)
-            self._note_begin(consumer, found)
+            self._suspects.examine(consumer, found)
             for commit in found:
                 if commit.partition in self._suspects:
                     self._paused.discard(commit.partition)
@@ -437,12 +426,6 @@ class Pipe:
         self._positions.seek(commit.partition, commit.offset)
         # with the epoch the client asks the broker whether it still has all that was committed
         return self._partition(commit.partition, commit.offset, commit.leader_epoch)
-
-    def _note_begin(self, consumer: Consumer, found: list[TopicPartition]) -> None:
-        """Let whoever comes after us know that we began to read here, should it be the death of us."""
-        notes = self._suspects.begin(consumer, found)
-        if notes:
-            self._delivery.commit_alone(notes, consumer.consumer_group_metadata)
 
     def _read_apart(self, consumer: Consumer, max_records: int) -> Batch:
         """Let a child read a partition that may be the death of us; it costs a second or two."""

@@ -1,8 +1,7 @@
-"""Partitions whose next records may be the death of whoever reads them: how that is known, and what is done.
+"""Partitions whose next records our client can't unpack, and what is done about them.
 
-Two readers in a row that began at a place and never committed what is there, or a client that says again and again that
-it can't unpack it: then a child reads first (`apart.py`). What a child can't read either is named by the header of its
-batch, and skipped.
+Where it says so again and again, a child reads first (`apart.py`). What a child can't read either is named by the header
+of its batch, and skipped.
 """
 
 import time
@@ -15,16 +14,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka.apart import BROKEN, NOTHING, UNREADABLE, read_apart
-from fraudscale.kafka.attempts import Reader
 from fraudscale.kafka.batch_headers import batch_at, first_record
 from fraudscale.kafka.client import ASK_SECONDS, client_settings
 from fraudscale.kafka.messages import Batch, UnreadableRange
 from fraudscale.telemetry.logs import Logger, LogLimiter
 
-DEATHS: Final = 2
-"""After so many readers in a row that began and never committed, the next one lets a child read first."""
 ERRORS: Final = 3
-"""After so many answers of the client that it can't unpack what comes next, likewise."""
+"""After so many answers of the client that it can't unpack what comes next, a child reads first."""
 GOOD_READS: Final = 3
 """So many times in a row a child must read well until we read ourselves again: more than one answer of a broker holds."""
 BAD_READS: Final = 2
@@ -46,7 +42,6 @@ class Suspects:
         self._client = {name: value for name, value in client.items() if name != "logger"}
         self._log = log
         self._log_limiter = LogLimiter(60)
-        self._reader = Reader()
         self._errors: Counter[int] = Counter()
         self._places: dict[int, _Place] = {}
         self._turn = False
@@ -67,27 +62,19 @@ class Suspects:
         self._errors[partition] += 1
         return self._errors[partition] == ERRORS
 
-    def begin(self, consumer: Consumer, commits: Iterable[TopicPartition]) -> list[TopicPartition]:
-        """Look at the commits of partitions that are to be read; return what to commit before that is done.
+    def examine(self, consumer: Consumer, commits: Iterable[TopicPartition]) -> None:
+        """Take the partitions for suspects whose records the client could not unpack, and note where a child is to begin.
 
         Raises:
-            KafkaException: the broker doesn't say where a partition begins or ends.
+            KafkaException: the broker doesn't say where such a partition begins or ends.
         """
-        notes = []
         for commit in commits:
+            if self._errors[commit.partition] < ERRORS:
+                continue
             partition = TopicPartition(self._topic, commit.partition)
-            begun = self._reader.begin(commit.metadata)
-            offset = commit.offset
-            if offset < 0:  # no commit: the group begins at the beginning, and a note needs an offset
-                offset, _ = consumer.get_watermark_offsets(partition, ASK_SECONDS)
-            if begun.count > DEATHS or self._errors[commit.partition] >= ERRORS:
-                low, end = consumer.get_watermark_offsets(partition, ASK_SECONDS)
-                if end > offset:
-                    self._places[commit.partition] = _Place(max(low, offset))
-            if begun.dump() != commit.metadata:
-                epoch = -1 if commit.leader_epoch is None else commit.leader_epoch
-                notes.append(TopicPartition(self._topic, commit.partition, offset, begun.dump(), epoch))
-        return notes
+            low, end = consumer.get_watermark_offsets(partition, ASK_SECONDS)
+            if end > commit.offset:
+                self._places[commit.partition] = _Place(max(low, commit.offset))
 
     def forget(self, partitions: Iterable[int], *, errors: bool = True) -> None:
         """Forget places, since their partitions are gone, or (without `errors`) are looked for anew."""

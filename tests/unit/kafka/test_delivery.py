@@ -272,21 +272,6 @@ def test_open_transactions_that_could_not_be_touched_spend_their_producer():
         abort_open_transactions(producer, ("in.scored",), TopicPartition("in.dead-letter", 0, 0), "group")
 
 
-def test_offsets_alone_are_a_transaction_of_their_own(delivery_of):
-    producer = FakeProducer(commit_transaction=[None, failure(KafkaError._TIMED_OUT)])
-    delivery = delivery_of(producer)
-    delivery.ask_for_id()
-    delivery.commit_alone([TopicPartition("in", 0, 7, "note")], lambda: "group")
-    assert producer.calls[1:] == [
-        ("begin_transaction",),
-        ("send_offsets", [("in", 0, 7, "note")], "group"),
-        ("commit_transaction",),
-    ]
-    with pytest.raises(KafkaException):
-        delivery.commit_alone([TopicPartition("in", 0, 7, "note")], lambda: "group")
-    assert not delivery.granted
-
-
 # --- how long
 
 

@@ -11,9 +11,8 @@ from structlog.testing import capture_logs
 from fraudscale.config import KafkaSettings
 from fraudscale.kafka import suspects as module
 from fraudscale.kafka.apart import BROKEN, GIVEN, NOTHING, SILENT, Apart
-from fraudscale.kafka.attempts import FORGOTTEN_SECONDS, Beginnings, Reader
 from fraudscale.kafka.batch_headers import BatchHeader, FirstRecord
-from fraudscale.kafka.suspects import BAD_READS, DEATHS, ERRORS, GOOD_READS, Suspects
+from fraudscale.kafka.suspects import BAD_READS, ERRORS, GOOD_READS, Suspects
 
 END = BatchHeader(5, 8, 4600, "zstd", False, -1, 0)
 CAN_NOT_UNPACK = KafkaError(KafkaError._BAD_COMPRESSION)
@@ -36,12 +35,16 @@ class FakeConsumer:
         )
 
 
-def commit(offset=5, metadata=""):
-    return SimpleNamespace(partition=0, offset=offset, metadata=metadata, leader_epoch=3)
+def commit(offset=5, partition=0):
+    return SimpleNamespace(partition=partition, offset=offset)
 
 
-def begun(count, *, ago=1.0):
-    return Beginnings(count, module.time.time() - ago, "other").dump()
+def suspect(suspects, *commits):
+    """Let the client complain often enough."""
+    for one in commits:
+        for _ in range(ERRORS):
+            suspects.note(CAN_NOT_UNPACK, one.partition)
+    suspects.examine(FakeConsumer(), commits)
 
 
 @pytest.fixture
@@ -49,73 +52,31 @@ def suspects():
     return Suspects(KafkaSettings(kafka_topic="in"), structlog.get_logger())
 
 
-def noted(notes):
-    ((place, note),) = [((p.topic, p.partition, p.offset), Beginnings.load(p.metadata)) for p in notes]
-    return place, note.count
-
-
-# --- who began
-
-
-@pytest.mark.parametrize(
-    ("metadata", "count"),
-    [
-        ("", 1),
-        (None, 1),
-        ("somebody else's", 1),
-        (begun(1), 2),
-        (begun(7), 8),
-        (begun(7, ago=FORGOTTEN_SECONDS + 1), 1),
-        (begun(7, ago=-3600), 1),
-    ],
-    ids=["empty", "none", "foreign", "one", "seven", "long ago", "in the future"],
-)
-def test_a_beginning_counts_those_in_a_row_that_are_not_long_ago(suspects, metadata, count):
-    assert noted(suspects.begin(FakeConsumer(), [commit(5, metadata)])) == (("in", 0, 5), count)
-
-
-def test_the_same_reader_begins_once(suspects):
-    (note,) = suspects.begin(FakeConsumer(), [commit()])
-    assert note.leader_epoch == 3, "it stays the commit that it was"
-    assert suspects.begin(FakeConsumer(), [commit(5, note.metadata)]) == []
-    assert Reader().begin(note.metadata).count == 2
-
-
-def test_a_group_without_a_commit_notes_that_it_begins_at_the_beginning(suspects):
-    assert noted(suspects.begin(FakeConsumer(), [commit(-1001)])) == (("in", 0, 3), 1)
-
-
-# --- when a child reads
-
-
-@pytest.mark.parametrize(
-    ("before", "end", "apart"), [(DEATHS - 1, 9, False), (DEATHS, 9, True), (DEATHS, 5, False)]
-)
-def test_a_child_reads_after_two_deaths_where_something_waits(suspects, before, end, apart):
-    suspects.begin(FakeConsumer(end), [commit(5, begun(before))])
-    assert ((0 in suspects), suspects.their_turn()) == (apart, apart)
-
-
 def test_a_child_reads_what_the_client_can_not_unpack_again_and_again(suspects):
     assert not suspects.note(KafkaError(KafkaError._TRANSPORT), 0)
     assert [suspects.note(CAN_NOT_UNPACK, 0) for _ in range(ERRORS)] == [False] * (ERRORS - 1) + [True]
-    suspects.begin(FakeConsumer(), [commit()])
+    suspects.examine(FakeConsumer(), [commit()])
     suspects.forget([0], errors=False)
     assert 0 not in suspects
-    suspects.begin(FakeConsumer(), [commit()])
+    suspects.examine(FakeConsumer(), [commit()])
     assert 0 in suspects
     suspects.forget([0])
-    suspects.begin(FakeConsumer(), [commit()])
+    suspects.examine(FakeConsumer(), [commit()])
+    assert 0 not in suspects
+
+
+def test_without_anything_behind_the_commit_no_child_reads(suspects):
+    suspect(suspects, commit(9))
     assert 0 not in suspects
 
 
 def test_other_partitions_have_every_other_turn(suspects):
-    suspects.begin(FakeConsumer(), [commit(5, begun(DEATHS))])
+    suspect(suspects, commit())
     assert [suspects.their_turn() for _ in range(4)] == [True, False, True, False]
 
 
 def test_a_child_reads_from_where_the_partition_begins_by_now(suspects):
-    suspects.begin(FakeConsumer(), [commit(1, begun(DEATHS))])
+    suspect(suspects, commit(1))
     assert suspects._places[0].offset == 3, "no broker has a batch at what retention removed"
 
 
@@ -146,7 +107,7 @@ def reads(suspects, monkeypatch):
 
         monkeypatch.setattr(module, "first_record", first_record)
         monkeypatch.setattr(module, "batch_at", batch_at)
-        suspects.begin(FakeConsumer(), [commit(5, begun(DEATHS))])
+        suspect(suspects, commit())
         with capture_logs() as run.log:
             return begun_at, [suspects.read(FakeConsumer(), most) for _ in found]
 
@@ -223,8 +184,7 @@ def test_suspects_take_turns(suspects, monkeypatch):
         return Apart([], SILENT)
 
     monkeypatch.setattr(module, "read_apart", read_apart)
-    commits = [commit(5, begun(DEATHS)), SimpleNamespace(**vars(commit(5, begun(DEATHS))) | {"partition": 1})]
-    suspects.begin(FakeConsumer(), commits)
+    suspect(suspects, commit(), commit(partition=1))
     for _ in range(4):
         suspects.read(FakeConsumer(), 100)
     assert asked == [0, 1, 0, 1]
