@@ -5,6 +5,7 @@ import shutil
 from contextlib import contextmanager
 
 import msgspec
+import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from structlog.testing import capture_logs
@@ -59,7 +60,7 @@ def rolled_back_afterwards(kafka, settings, folder):
     kafka.start()
 
 
-@on_both_kafkas
+@pytest.mark.parametrize("kafka", ["kraft"], indirect=True)
 def test_after_a_broker_was_restored_scoring_goes_on_where_it_differs_from_what_was_committed(
     settings, model, kafka, tmp_path
 ):
