@@ -37,7 +37,7 @@ doctor: sync-run ## Examine this machine: versions, tools, ports, memory, disk
 demo-scaling: sync-run ## Load the platform until it goes 4 → 5 → 6 → 5 → 4, and compare with the rehearsal (TIME_SCALE=10: in three minutes)
 	@$(settings) $(run)fraudscale demo-scaling
 
-test: test-unit test-integration test-e2e ## Run the unit, integration and e2e tests that are not slow (about 10 minutes)
+test: test-unit test-integration test-e2e ## Run the unit, integration and e2e tests that are not slow (about 14 minutes)
 
 test-full: marked := -m slow
 test-full: test-integration test-e2e ## Run the slow ones of the integration and e2e tests
