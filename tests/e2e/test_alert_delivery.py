@@ -30,7 +30,8 @@ def fill_the_queue(platform):
 
 
 def test_scorers_that_stand_still_are_told_by_slack_and_mail_and_so_is_their_return(harmed, sinks):
-    assert "alerts go to Slack and e-mail to oncall@example.org" in harmed.output()
+    said = "alerts go to Slack and e-mail to oncall@example.org"
+    harmed.wait(lambda: said in harmed.output(), "the banner is printed, once all is ready", 10)
     assert not EXPECTED & set(sinks.at_start), "a start is no alarm"
     harmed.wait(lambda: not EXPECTED & firing(harmed), "nothing of it fires for another test's sake", 120)
     sinks.clear()
