@@ -1,7 +1,7 @@
-"""Reads a partition in a process of its own, whose memory is bounded: for records that we may not survive.
+"""Reads a partition in a process of its own, whose memory is bounded: for records that our client can't unpack.
 
-A record batch of 5 kB may unpack to 100 MB, and the client unpacks it whole. Where readers died again and again, a child
-reads first: it hands over the records that it can read, and what kills it is known to be unreadable.
+A record batch of 5 kB may unpack to 100 MB, and the client unpacks it whole. A child hands over the records that it can
+read, and what kills it is known to be unreadable.
 """
 
 import os
@@ -129,9 +129,8 @@ def _main() -> int:
         }
     )
     try:
-        consumer.list_topics(
-            request.topic, READ_SECONDS
-        )  # the client's threads are there now, with their stacks
+        # afterwards the client's threads are there, with their stacks
+        consumer.list_topics(request.topic, READ_SECONDS)
     except KafkaException:
         return SILENT
     _bound_memory()

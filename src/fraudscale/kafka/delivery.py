@@ -118,11 +118,6 @@ class Delivery:
         self._singly, self._candidate = singly, None
         return True
 
-    @property
-    def granted(self) -> bool:
-        """Whether we have our transactional id, and so may write."""
-        return self._producer is not None
-
     def abort_open(self, group: Callable[[], GroupMetadata]) -> None:
         """Abort what an earlier producer left open; once per producer, before it commits anything.
 

@@ -418,7 +418,7 @@ class Pipe:
             self._note_error(error.args[0])
             if self._paused < self._owned:
                 self._look_again = time.monotonic() + LOOK_AGAIN_SECONDS
-        return self._delivery.granted and self._paused != self._owned
+        return self._paused != self._owned
 
     def _position_of(self, commit: TopicPartition) -> TopicPartition:
         if commit.offset < 0:  # the group begins at the beginning
@@ -428,7 +428,7 @@ class Pipe:
         return self._partition(commit.partition, commit.offset, commit.leader_epoch)
 
     def _read_apart(self, consumer: Consumer, max_records: int) -> Batch:
-        """Let a child read a partition that may be the death of us; it costs a second or two."""
+        """Let a child read a partition that our client can't unpack; it costs a second or two."""
         self._settle()
         batch, position = self._suspects.read(consumer, max_records)
         if position is not None:

@@ -80,7 +80,7 @@ class FakeConsumer:
         """Every record came from a leader of epoch 9."""
         return [TopicPartition("in", p.partition, 0, leader_epoch=9) for p in places]
 
-    def get_watermark_offsets(self, place, seconds=None, *, cached=False):
+    def get_watermark_offsets(self, place, cached):
         return self.low, 1000
 
     low = 0
@@ -98,7 +98,6 @@ class FakePlace:
     def __init__(self, partition, unstable):
         self.partition = partition
         self.offset = OFFSET_INVALID if unstable else 5
-        self.metadata = ""
         self.leader_epoch = None if unstable else 3
         self.error = KafkaError(KafkaError.UNSTABLE_OFFSET_COMMIT) if unstable else None
 
